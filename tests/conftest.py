@@ -1,0 +1,23 @@
+"""Every test starts from the same seeds and must leave torch's global state as it found it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def _global_state() -> tuple[object, ...]:
+    return (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _same_start_and_clean_end() -> Iterator[None]:
+    torch.manual_seed(0)
+    before = _global_state()
+    yield
+    assert _global_state() == before, "the test changed torch's global state"

@@ -1,0 +1,223 @@
+"""The row: what a certificate or an attack says of one sample. Rows are written, read and held against each other here.
+
+Parts are Parquet files, immutable, written to a dot-file, synced, then renamed. Imports no torch.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA_VERSION = 1
+KEY = ("model_sha256", "sample_sha256", "norm", "r", "p", "reconstruction")
+"""The columns that must agree for a certificate and an attack to speak of the same margin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One certificate, estimate or attack on one sample.
+
+    Distances (`r`, `rho`, `margin`, `damage`) are in the model's pixel units: `r` and `damage` are L2 distances between
+    reconstructions, `rho` and `margin` distances between inputs in the norm named by `norm`.
+    """
+
+    model: str
+    model_sha256: str
+    dataset: str
+    sample_id: int
+    sample_sha256: str
+    kind: Literal["certificate", "estimate", "attack"]
+    strength: Literal["proved", "numerical", "statistical", "empirical"]
+    method: str
+    norm: Literal["2", "inf"] = "2"
+    r: float
+    r_relative: float | None = None
+    """`r` as a share of the median distance between reconstructions of different images, when it was given so."""
+    p: float = 0.5
+    rho: float | None = None
+    """Radius of a fixed-radius attack; for an attacked margin the largest radius tried without success."""
+    margin: float | None = None
+    """Certified, estimated or attacked margin; infinite for an attack that found nothing up to its largest radius."""
+    reconstruction: Literal["sampled", "anchored", "mean"] = "sampled"
+    confidence: float | None = None
+    seed: int | None = None
+    status: Literal["ok", "unsupported", "error"] = "ok"
+    reason: str = ""
+    damage: float | None = None
+    """Mean L2 distance between the reconstructions of the clean and the attacked input."""
+    n_forward: int = 0
+    n_backward: int = 0
+    time_s: float = 0.0
+    device: str = "cpu"
+    dtype: str = "float32"
+    witness: str | None = None
+    """Path of the `.npz` with the attacked input, relative to the run's folder."""
+    constants: str = "{}"
+    """JSON: everything a checker needs to recompute the number."""
+    unit_key: str = ""
+
+
+_TYPES = {
+    "sample_id": pa.int64(),
+    "seed": pa.int64(),
+    "n_forward": pa.int64(),
+    "n_backward": pa.int64(),
+    **dict.fromkeys(("r", "r_relative", "p", "rho", "margin", "confidence", "damage", "time_s"), pa.float64()),
+}
+SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in fields(Row)])
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Give the SHA-256 of an array's little-endian bytes, type and shape.
+
+    >>> array_sha256(np.zeros(2, np.float32))[:8]
+    'd19a946c'
+    """
+    values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    header = f"{values.dtype.str} {values.shape}\n".encode()
+    return hashlib.sha256(header + values.tobytes()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON that is the same for equal values: sorted keys, no spaces.
+
+    >>> canonical_json({"b": 1, "a": [0.5]})
+    '{"a":[0.5],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def unit_key(**facts: Any) -> str:
+    """Give the SHA-256 that names a unit of work by its content, the schema's version included."""
+    return hashlib.sha256(canonical_json({**facts, "schema": SCHEMA_VERSION}).encode()).hexdigest()
+
+
+def subjects(
+    model: str, model_sha256: str, dataset: str, pixels: np.ndarray, sample_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Give the columns that say which model and which sample a row speaks of, one dictionary per sample."""
+    return [
+        {
+            "model": model,
+            "model_sha256": model_sha256,
+            "dataset": dataset,
+            "sample_id": int(sample_id),
+            "sample_sha256": array_sha256(sample),
+        }
+        for sample_id, sample in zip(sample_ids, pixels, strict=True)
+    ]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a dot-file beside it, synced, then renamed over the old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Give rows as a typed table."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA).to_pandas()
+
+
+def write_part(folder: Path, rows: Sequence[Row], key: str) -> Path:
+    """Write one unit's rows as `folder/<key>.parquet`."""
+    table = pa.Table.from_pylist([{**asdict(row), "unit_key": key} for row in rows], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    path = folder / f"{key}.parquet"
+    write_atomic(path, sink.getvalue().to_pybytes())
+    return path
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """Read every part below a folder into one table; columns that an older part lacks are empty.
+
+    Raises:
+        FileNotFoundError: there is no part below the folder.
+        ValueError: a part cannot be read; the message names it.
+    """
+    paths = sorted(path for path in Path(folder).rglob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise FileNotFoundError(f"expected results below {folder}, found no .parquet file")
+    tables = [_read(path) for path in paths]
+    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default").to_pandas()
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"cannot read the part {path}: {error}") from None
+
+
+def sandwich(table: pd.DataFrame) -> pd.DataFrame:
+    """Hold certificates and attacks against each other, one line per model, sample and question.
+
+    Returns columns `certified` (best certificate), `certified_by`, `attacked` (smallest attacked margin),
+    `attacked_by` and `ratio = certified / attacked`, besides `model`, `dataset`, `sample_id` and the key columns.
+    """
+    table = table[(table["status"] == "ok") & table["margin"].notna()]
+    names = [*KEY, "model", "dataset", "sample_id"]
+    best = {
+        "certified": table[table["kind"] == "certificate"].sort_values("margin", ascending=False),
+        "attacked": table[table["kind"] == "attack"].sort_values("margin"),
+    }
+    sides = [
+        rows.groupby(names, sort=True)[["margin", "method"]].first()
+        .rename(columns={"margin": side, "method": f"{side}_by"})
+        for side, rows in best.items()
+    ]  # fmt: skip
+    joined = sides[0].join(sides[1], how="outer").reset_index()
+    joined["ratio"] = joined["certified"] / joined["attacked"]
+    return joined
+
+
+class Contradiction(AssertionError):
+    """A certificate is larger than an attacked margin: one of the two is wrong."""
+
+
+def check_contradictions(table: pd.DataFrame) -> None:
+    """Stop when any certificate is beaten by an attack on the same question.
+
+    Raises:
+        Contradiction: names the sample, both methods and both margins.
+    """
+    joined = sandwich(table)
+    beaten = joined[joined["certified"] > joined["attacked"]]
+    if len(beaten):
+        worst = beaten.sort_values("ratio").iloc[-1]
+        raise Contradiction(
+            f"{len(beaten)} certificates are contradicted; the worst is sample {worst.sample_id} of {worst.model}: "
+            f"{worst.certified_by} certifies {worst.certified:.6g}, "
+            f"{worst.attacked_by} succeeds at {worst.attacked:.6g}"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Give the facts about machine and software that a result depends on."""
+    packages = ("torch", "numpy", "scipy", "pandas", "pyarrow", "vaerdict")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,114 @@
+"""The contract between a VAE and everything that examines it, and the manners of borrowing one."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian `q(z|x)`, one row per image.
+
+    >>> Posterior(torch.zeros(1, 2), torch.ones(1, 2)).sample(torch.full((1, 2), 3.0))
+    tensor([[3., 3.]])
+    """
+
+    mean: Float[Tensor, "batch latent"]
+    std: Float[Tensor, "batch latent"]
+
+    def sample(self, noise: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """Turn standard normal noise into latents."""
+        return self.mean + self.std * noise
+
+
+@runtime_checkable
+class VAE(Protocol):
+    """What an attack may use of a model: two maps and the facts about their spaces.
+
+    `encode` takes images `[B, *input_shape]` with pixels in `input_range`; `decode` takes latents `[B, latent]`
+    and returns the mean reconstruction `[B, *input_shape]`, deterministic given the latents.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float]
+    latent: int
+
+    def encode(self, images: Tensor) -> Posterior:
+        """Give the posterior of each image."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Give the mean reconstruction of each latent."""
+        ...
+
+
+@runtime_checkable
+class BoundableVAE(VAE, Protocol):
+    """What a certificate needs besides: the maps as modules, so that their Lipschitz constants can be bounded.
+
+    `mean_map` gives the posterior mean from images and `decoder` the reconstruction from latents. `std_map` gives the
+    standard deviations `[B, latent]`, or `[B, 1]` where all coordinates share one; it is None where the standard
+    deviation does not depend on the image at all.
+    """
+
+    mean_map: nn.Module
+    std_map: nn.Module | None
+    decoder: nn.Module
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Give the SHA-256 of a module's parameters and buffers, names, types and shapes included.
+
+    >>> fingerprint(nn.ReLU())[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+    return digest.hexdigest()
+
+
+def check_images(vae: VAE, images: Tensor) -> None:
+    """Refuse images that the model was not made for.
+
+    Raises:
+        ValueError: the shape is not `[B, *input_shape]`, a pixel is not finite or lies outside `input_range`.
+    """
+    if tuple(images.shape[1:]) != tuple(vae.input_shape):
+        raise ValueError(f"expected images of shape [B, {vae.input_shape}], got {tuple(images.shape)}")
+    if not torch.isfinite(images).all():
+        raise ValueError("expected finite pixels, got NaN or infinity")
+    low, high = vae.input_range
+    least, most = float(images.min()), float(images.max())
+    if least < low or most > high:
+        raise ValueError(f"expected pixels in [{low:g}, {high:g}], got [{least:g}, {most:g}]")
+
+
+@contextmanager
+def borrowed(vae: Any) -> Iterator[Any]:
+    """Lend a model in evaluation mode with frozen weights, and give it back exactly as it came.
+
+    Raises:
+        TypeError: the object is not a torch module.
+    """
+    if not isinstance(vae, nn.Module):
+        raise TypeError(f"expected a VAE that is a torch module, got {type(vae).__name__}")
+    modes = [(module, module.training) for module in vae.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in vae.parameters()]
+    try:
+        vae.eval().requires_grad_(False)
+        yield vae
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, needed in gradients:
+            parameter.requires_grad_(needed)
