@@ -1,0 +1,69 @@
+"""The bound is never below the true norm, and close above it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpmath import mp
+
+from vaerdict.lipschitz import bound_spectral_norm
+
+
+def exact_norm(weight: torch.Tensor) -> float:
+    """Compute the largest singular value at 40 digits."""
+    with mp.workdps(40):
+        matrix = mp.matrix(weight.double().tolist())
+        gram = matrix.T * matrix if matrix.rows >= matrix.cols else matrix * matrix.T
+        return mp.sqrt(max(mp.eigsy(gram, eigvals_only=True)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 8),
+    columns=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+    exponent=st.sampled_from([-300, -30, -3, 0, 3, 30, 300]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    spread=st.booleans(),
+)
+def test_is_above_the_norm_at_forty_digits(
+    rows: int, columns: int, seed: int, exponent: int, dtype: torch.dtype, spread: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, dtype=dtype, generator=generator)
+    if spread:  # rows of very different sizes
+        weight *= 10.0 ** torch.linspace(0, -12, rows, dtype=dtype).unsqueeze(1)
+    weight *= 10.0 ** min(exponent, 30) if dtype == torch.float32 else 10.0**exponent
+    bound, truth = bound_spectral_norm(weight), exact_norm(weight)
+    assert truth <= bound <= truth * (1 + 1e-10) + 5e-324
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (64, 500), (1, 1000)])
+def test_is_tight_for_larger_layers(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape)
+    truth = float(np.linalg.norm(weight.double().numpy(), 2))
+    assert truth * (1 - 1e-14) <= bound_spectral_norm(weight) <= truth * (1 + 1e-7)
+
+
+def test_equal_singular_values_are_covered() -> None:
+    """Power iteration and a careless Cholesky both fail on orthogonal weights rounded to float32."""
+    weight = torch.linalg.qr(torch.randn(40, 40)).Q
+    assert bound_spectral_norm(weight) >= float(np.linalg.norm(weight.double().numpy(), 2)) * (1 - 1e-15)
+
+
+def test_zero_matrix_has_norm_zero() -> None:
+    assert bound_spectral_norm(torch.zeros(3, 2)) == 0.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_refuses_weights_that_are_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        bound_spectral_norm(torch.tensor([[1.0, bad]]))
+
+
+def test_refuses_complex_weights() -> None:
+    with pytest.raises(ValueError, match="complex"):
+        bound_spectral_norm(torch.ones(2, 2, dtype=torch.complex64))
