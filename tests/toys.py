@@ -34,6 +34,13 @@ class LinearVAE(nn.Module):
         back.weight = nn.Parameter(decoder.float())
         self.decoder = nn.Sequential(back, nn.Unflatten(1, (1, 1, decoder.shape[0])))
 
+    def extra_repr(self) -> str:
+        return f"std={self.std}"
+
+    @property
+    def decoder_map(self) -> nn.Module:
+        return self.decoder
+
     def encode(self, images: Tensor) -> Posterior:
         mean = self.mean_map(images)
         return Posterior(mean, torch.full_like(mean, self.std))

@@ -84,17 +84,20 @@ def array_sha256(array: np.ndarray) -> str:
     'd19a946c'
     """
     values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    header = f"{values.dtype.str} {values.shape}\n".encode()
+    header = f"{values.dtype.str} {array.shape}\n".encode()
     return hashlib.sha256(header + values.tobytes()).hexdigest()
 
 
 def canonical_json(value: Any) -> str:
-    """Write JSON that is the same for equal values: sorted keys, no spaces.
+    """Write JSON that is the same for equal values of equal types: sorted keys, no spaces.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
 
     >>> canonical_json({"b": 1, "a": [0.5]})
     '{"a":[0.5],"b":1}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def unit_key(**facts: Any) -> str:
@@ -163,8 +166,10 @@ def load(folder: Path) -> pd.DataFrame:
 
 def _read(path: Path) -> pa.Table:
     try:
-        return pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
+        table = pq.ParquetFile(path).read()
+        known = [SCHEMA.field(field.name) if field.name in SCHEMA.names else field for field in table.schema]
+        return table.cast(pa.schema(known))
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"cannot read the part {path}: {error}") from None
 
 
@@ -181,7 +186,7 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
         "attacked": table[table["kind"] == "attack"].sort_values("margin"),
     }
     sides = [
-        rows.groupby(names, sort=True)[["margin", "method"]].first()
+        rows.groupby(names, sort=True, dropna=False)[["margin", "method"]].first()
         .rename(columns={"margin": side, "method": f"{side}_by"})
         for side, rows in best.items()
     ]  # fmt: skip
@@ -200,7 +205,9 @@ def check_contradictions(table: pd.DataFrame) -> None:
     Raises:
         Contradiction: names the sample, both methods and both margins.
     """
-    joined = sandwich(table)
+    labels = ["model", "dataset", "sample_id"]  # may differ between runs that speak of the same margin
+    named = table.groupby([*KEY], dropna=False)[labels].transform("first")
+    joined = sandwich(table.assign(**{label: named[label] for label in labels}))
     beaten = joined[joined["certified"] > joined["attacked"]]
     if len(beaten):
         worst = beaten.sort_values("ratio").iloc[-1]

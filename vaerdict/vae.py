@@ -53,27 +53,27 @@ class VAE(Protocol):
 class BoundableVAE(VAE, Protocol):
     """What a certificate needs besides: the maps as modules, so that their Lipschitz constants can be bounded.
 
-    `mean_map` gives the posterior mean from images and `decoder` the reconstruction from latents. `std_map` gives the
-    standard deviations `[B, latent]`, or `[B, 1]` where all coordinates share one; it is None where the standard
+    `mean_map` gives the posterior mean from images and `decoder_map` the reconstruction from latents. `std_map` gives
+    the standard deviations `[B, latent]`, or `[B, 1]` where all coordinates share one; it is None where the standard
     deviation does not depend on the image at all.
     """
 
     mean_map: nn.Module
     std_map: nn.Module | None
-    decoder: nn.Module
+    decoder_map: nn.Module
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Give the SHA-256 of a module's parameters and buffers, names, types and shapes included.
+    """Give the SHA-256 of a module: its architecture as torch prints it, and every parameter and buffer.
 
-    >>> fingerprint(nn.ReLU())[:8]
-    'e3b0c442'
+    >>> fingerprint(nn.ReLU()) == fingerprint(nn.Tanh())
+    False
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -85,6 +85,8 @@ def check_images(vae: VAE, images: Tensor) -> None:
     """
     if tuple(images.shape[1:]) != tuple(vae.input_shape):
         raise ValueError(f"expected images of shape [B, {vae.input_shape}], got {tuple(images.shape)}")
+    if not len(images):
+        raise ValueError(f"expected at least one image, got shape {tuple(images.shape)}")
     if not torch.isfinite(images).all():
         raise ValueError("expected finite pixels, got NaN or infinity")
     low, high = vae.input_range

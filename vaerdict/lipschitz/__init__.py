@@ -1,7 +1,7 @@
 """Constrained layers and Lipschitz constants that are proved from above."""
 
 from vaerdict.lipschitz.bounds import Factor, LipschitzBound, NoSoundBound, bound_lipschitz
-from vaerdict.lipschitz.layers import MaxMin, Scale, freeze, lipschitz_linear
+from vaerdict.lipschitz.layers import MaxMin, Scale, Select, freeze, lipschitz_linear
 from vaerdict.lipschitz.spectral import bound_spectral_norm, round_up
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "MaxMin",
     "NoSoundBound",
     "Scale",
+    "Select",
     "bound_lipschitz",
     "bound_spectral_norm",
     "freeze",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from vaerdict.lipschitz.layers import MaxMin, Scale
+from vaerdict.lipschitz.layers import MaxMin, Scale, Select
 from vaerdict.lipschitz.spectral import bound_spectral_norm, round_up
 
 
@@ -191,5 +191,6 @@ _RULES: dict[type[nn.Module], _Rule] = {
     nn.SiLU: _constant(1.1, "max slope 1.0998, rounded up"),
     **dict.fromkeys((nn.ReLU, nn.Tanh), _constant(1.0, "max slope")),
     **dict.fromkeys((nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle), _constant(1.0, "moves values only")),
+    Select: _constant(1.0, "drops values"),
     MaxMin: _constant(1.0, "sorts values"),
 }

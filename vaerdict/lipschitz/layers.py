@@ -39,6 +39,19 @@ class Scale(nn.Module):
         return f"{self.factor:g}"
 
 
+class Select(nn.Module):
+    """Keep the channels (axis 1) from `start` up to `stop`, or to the end."""
+
+    def __init__(self, start: int, stop: int | None) -> None:
+        super().__init__()
+        self.start = start
+        self.stop = stop
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Slice the channels."""
+        return values[:, self.start : self.stop]
+
+
 class SemiOrthogonal(nn.Module):
     """A parametrisation whose matrix has all singular values equal to `norm`, whatever the free weights are.
 

@@ -1,0 +1,3 @@
+"""The tests mirror the package."""
+
+from tests import typechecker as typechecker

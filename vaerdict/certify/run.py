@@ -1,0 +1,142 @@
+"""Certify images: every method that applies, one row per image and method."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaerdict.certify.methods import METHODS, Batch, Margins
+from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
+from vaerdict.lipschitz import NoSoundBound
+from vaerdict.options import CertifyOptions, Question, require
+from vaerdict.results import Row, canonical_json, subjects
+from vaerdict.vae import BoundableVAE, Posterior, borrowed, check_images, fingerprint
+
+BATCH_SIZE = 256
+
+
+def certify(
+    vae: BoundableVAE,
+    images: Float[Tensor, "batch ..."],
+    *,
+    r: float,
+    p: float = 0.5,
+    options: CertifyOptions = CertifyOptions(),  # noqa: B008 - frozen
+    seed: int = 0,
+    sample_ids: Sequence[int] | None = None,
+    dataset: str = "",
+    r_relative: float | None = None,
+) -> list[Row]:
+    """Certify how far each image may move before its reconstruction moves by more than `r`.
+
+    Args:
+        vae: the model; it is put into evaluation mode for the while.
+        images: `[B, *input_shape]`, pixels in the model's `input_range`.
+        r: allowed L2 distance between reconstructions, in pixel units.
+        p: the reconstruction must stay within `r` with a probability above this level, in [1/2, 1).
+        options: methods (default: all that apply), kind of reconstruction, Monte-Carlo draws and confidence.
+        seed: of the Monte-Carlo draws; each image has its own.
+        sample_ids: index of each image in its source; default 0, 1, 2, ...
+        dataset: name of the source, for the rows.
+        r_relative: `r` as a share of the models' typical distance, for the rows.
+
+    Returns:
+        Rows of kind `certificate` (and `estimate`, which proves nothing), margins as L2 distances in pixel units. A
+        method that does not apply has rows with status `unsupported` and the reason.
+
+    Raises:
+        NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
+        ValueError: images, `r`, `p` or the posterior are outside their ranges.
+
+    >>> from vaerdict.models import build_vae
+    >>> from vaerdict.options import ModelOptions
+    >>> vae = build_vae(ModelOptions(hidden=(8,), latent=2), name="toy", input_shape=(1, 4, 4))
+    >>> rows = certify(vae, torch.rand(3, 1, 4, 4), r=8.0, options=CertifyOptions(methods=("isotropic",)))
+    >>> [round(row.margin, 3) for row in rows]
+    [0.319, 0.319, 0.319]
+    """
+    Question(r=r, p=p)
+    check_images(vae, images)
+    sample_ids = list(range(len(images))) if sample_ids is None else list(sample_ids)
+    require(len(sample_ids) == len(images), f"{len(images)} sample ids", len(sample_ids))
+    with borrowed(vae), torch.no_grad():
+        sensitivity = measure_sensitivity(vae, images)
+        reasons = _choose(vae, sensitivity, options)
+        who = subjects(vae.name, fingerprint(vae), dataset, images.cpu().numpy(), sample_ids)  # type: ignore[arg-type]
+        ask = {"r": r, "p": p, "r_relative": r_relative, "seed": seed, "reconstruction": options.reconstruction}
+        machine = {"device": images.device.type, "dtype": str(images.dtype).removeprefix("torch.")}
+        rows: list[Row] = []
+        for start in range(0, len(images), BATCH_SIZE):
+            part = slice(start, start + BATCH_SIZE)
+            batch = Batch(
+                vae=vae,
+                sensitivity=sensitivity,
+                images=images[part],
+                posterior=_posterior(vae, images[part]),
+                r=r,
+                p=p,
+                options=options,
+                seed=seed,
+                sample_ids=sample_ids[part],
+            )
+            for name, reason in reasons.items():
+                rows += _rows(name, reason, batch, [{**subject, **ask, **machine} for subject in who[part]])
+    return rows
+
+
+def applicable(vae: BoundableVAE, images: Float[Tensor, "batch ..."], options: CertifyOptions) -> dict[str, str | None]:
+    """Give, for each known method, the reason why it does not apply to the model, or None where it does."""
+    with borrowed(vae), torch.no_grad():
+        sensitivity = measure_sensitivity(vae, images)
+    return {name: method.reason(sensitivity, options) for name, method in METHODS.items()}
+
+
+def _choose(vae: BoundableVAE, sensitivity: Sensitivity, options: CertifyOptions) -> dict[str, str | None]:
+    reasons = {name: method.reason(sensitivity, options) for name, method in METHODS.items()}
+    usable = [name for name, reason in reasons.items() if reason is None]
+    for name in options.methods:
+        if reasons[name] is not None:
+            raise NoSoundBound(
+                f"{name} does not apply to {vae.name}: {reasons[name]}; methods that apply: {', '.join(usable)}"
+            )
+    return {name: reasons[name] for name in options.methods} if options.methods else reasons
+
+
+def _posterior(vae: BoundableVAE, images: Tensor) -> Posterior:
+    posterior = vae.encode(images)
+    finite = torch.isfinite(posterior.mean).all() and torch.isfinite(posterior.std).all()
+    require(
+        bool(finite and (posterior.std > 0).all()),
+        "finite posterior means and positive finite standard deviations",
+        "others",
+    )
+    return posterior
+
+
+def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, Any]]) -> list[Row]:
+    method = METHODS[name]
+    facts: dict[str, Any] = {"method": name, "kind": method.kind, "strength": method.strength}
+    if reason is not None:
+        return [Row(**columns, **facts, status="unsupported", reason=reason) for columns in common]
+    start = time.perf_counter()
+    margins = method.margins(batch)
+    cost: dict[str, Any] = {
+        "confidence": margins.confidence,
+        "n_forward": margins.n_forward,
+        "n_backward": margins.n_backward,
+        "time_s": (time.perf_counter() - start) / len(common),
+    }
+    return [
+        Row(**columns, **facts, **cost, margin=margin, constants=canonical_json(constants))
+        for columns, margin, constants in zip(common, _numbers(name, margins), margins.constants, strict=True)
+    ]
+
+
+def _numbers(name: str, margins: Margins) -> list[float]:
+    values = margins.values.tolist()
+    assert not any(math.isnan(value) for value in values), f"{name} gave a NaN margin"
+    return values

@@ -1,0 +1,125 @@
+"""Models on disk: a folder with `config.json` and `model.safetensors`; pickles are refused."""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from vaerdict.models.gaussian import GaussianVAE
+from vaerdict.models.networks import build_vae
+from vaerdict.options import ModelOptions
+from vaerdict.results import write_atomic
+
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+def save_vae(folder: Path, vae: GaussianVAE, options: ModelOptions, facts: dict[str, Any]) -> None:
+    """Write a native VAE with frozen layers: the weights first, so that a folder with `config.json` is whole.
+
+    `facts` are kept in `config.json` beside the architecture: how and on what the model was trained.
+    """
+    config = {
+        "name": vae.name,
+        "input_shape": vae.input_shape,
+        "input_range": vae.input_range,
+        "model": asdict(options),
+        **facts,
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.state_dict().items()}
+    write_atomic(folder / "model.safetensors", save(weights))
+    write_atomic(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def load_vae(folder: Path) -> GaussianVAE:
+    """Read a native VAE, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: the folder, its `config.json` or its `model.safetensors` is missing.
+        ValueError: the configuration cannot be read; the weights do not fit it or are not finite; a pickle is given.
+    """
+    folder = Path(folder)
+    refuse_pickle(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a model folder with config.json, found none at {folder}")
+    try:
+        config = json.loads(path.read_text())
+        options = ModelOptions(**{**config["model"], "hidden": tuple(config["model"]["hidden"])})
+        shape, pixels = tuple(config["input_shape"]), tuple(config["input_range"])
+        vae = build_vae(options, name=config["name"], input_shape=shape, input_range=pixels, constrained=False)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a model's configuration: {type(error).__name__} {error}") from None
+    load_weights(vae, folder / "model.safetensors")
+    return vae.eval()
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read a module's weights from a safetensors file, all of them or none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a pickle or no safetensors file; a weight is missing, unknown, of another shape or not finite.
+    """
+    path = Path(path)
+    refuse_pickle(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected weights at {path}, found none")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    _check_weights(path, weights, module.state_dict())
+    module.load_state_dict(weights)
+
+
+def _check_weights(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name in sorted(expected.keys() ^ weights.keys()):
+        state = "lacks" if name in expected else "has the unknown"
+        raise ValueError(f"{path} does not fit the model: it {state} weight {name!r}")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            raise ValueError(f"{path} does not fit the model: expected {name!r} of shape {shapes}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path} holds NaN or infinity in weight {name!r}")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse file formats that can run code when they are read.
+
+    Raises:
+        ValueError: the file's ending is one of a pickle's.
+
+    >>> refuse_pickle(Path("model.safetensors"))
+    """
+    if path.suffix in _PICKLES:
+        raise ValueError(
+            f"{path} may be a pickle, which can run any code: expected a model folder or a .safetensors file"
+        )
+
+
+def vae_from_factory(factory: str, weights: Path | None = None) -> GaussianVAE:
+    """Call `package.module:function`, which returns a VAE (see `wrap`), and load weights into it if given.
+
+    Raises:
+        ValueError: the factory cannot be found or does not return a `GaussianVAE`; see `load_weights` for the weights.
+    """
+    module_name, _, function_name = factory.partition(":")
+    try:
+        make: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"expected a factory `package.module:function`, got {factory!r}: {error}") from None
+    vae = make()
+    if not isinstance(vae, GaussianVAE):
+        raise ValueError(f"expected the factory to return a VAE made by models.wrap, got {type(vae).__name__}")
+    if weights is not None:
+        load_weights(vae, weights)
+    _check_weights(Path(factory), vae.state_dict(), vae.state_dict())
+    return vae.eval()

@@ -1,0 +1,154 @@
+"""Training with Adam on the ELBO: seeded, resumable after each epoch, held-out ELBO logged in nats."""
+
+import copy
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from vaerdict.data import Images
+from vaerdict.lipschitz import freeze
+from vaerdict.models.checkpoint import save_vae
+from vaerdict.models.gaussian import GaussianVAE
+from vaerdict.models.networks import build_vae
+from vaerdict.models.objective import elbo
+from vaerdict.options import ModelOptions, TrainingOptions, require
+from vaerdict.results import canonical_json, write_atomic
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+    folder: Path,
+    training_images: Images,
+    held_out: Images,
+    *,
+    name: str,
+    model: ModelOptions,
+    training: TrainingOptions,
+    device: str = "cpu",
+) -> GaussianVAE:
+    """Train a native VAE and write it to `folder`; go on from the last whole epoch where an earlier run stopped.
+
+    Args:
+        folder: gets `config.json`, `model.safetensors`, `history.json` (ELBO in nats per image and epoch) and
+            `training.safetensors` (the state to go on from).
+        training_images: what the model learns from.
+        held_out: images on which the ELBO is logged.
+        name: how tables call the model.
+        model: architecture.
+        training: how to train.
+        device: torch device.
+
+    Returns:
+        The trained model, frozen, in evaluation mode.
+
+    Raises:
+        ValueError: the folder holds a training run with another configuration or other data.
+        FloatingPointError: the training diverged.
+    """
+    # The fork keeps the caller's random numbers as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        vae = build_vae(
+            model,
+            name=name,
+            input_shape=tuple(training_images.pixels.shape[1:]),
+            input_range=training_images.input_range,
+        ).to(device)
+    optimiser = torch.optim.Adam(vae.parameters(), lr=training.learning_rate)
+    facts = {"training": asdict(training), "data": {"name": training_images.name, "sha256": training_images.sha256}}
+    identity = canonical_json({"name": name, "model": asdict(model), **facts})
+    state = folder / "training.safetensors"
+    history = _resume(state, identity, vae, optimiser) if state.is_file() else []
+    epochs = tqdm(range(len(history), training.epochs), desc=f"train {name}", unit="epoch", disable=None)
+    for epoch in epochs:
+        start = time.perf_counter()
+        _run_epoch(vae, optimiser, training_images.pixels, model, training, epoch)
+        held_out_elbo = evaluate_elbo(vae, held_out.pixels, model, training.batch_size)
+        if not torch.isfinite(torch.tensor(held_out_elbo)):
+            raise FloatingPointError(f"training of {name} diverged in epoch {epoch + 1}: lower the learning rate")
+        history.append({"epoch": epoch + 1, "held_out_elbo": held_out_elbo, "time_s": time.perf_counter() - start})
+        epochs.set_postfix(elbo=f"{held_out_elbo:.2f}")
+        _log.info("%s: epoch %d, held-out ELBO %.3f nats", name, epoch + 1, held_out_elbo)
+        write_atomic(state, _pack(vae, optimiser, identity, history))
+        write_atomic(folder / "history.json", json.dumps(history, indent=2).encode())
+    frozen = copy.deepcopy(vae).eval()
+    freeze(frozen)
+    save_vae(folder, frozen, model, facts)
+    return frozen
+
+
+def evaluate_elbo(vae: GaussianVAE, pixels: Tensor, model: ModelOptions, batch_size: int = 256, seed: int = 0) -> float:
+    """Give the mean ELBO in nats per image, one latent sample each, the KL term with weight 1 whatever `beta`."""
+    device = next(vae.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    vae.eval()
+    with torch.no_grad():
+        for batch in pixels.split(batch_size):
+            noise = torch.randn(len(batch), vae.latent, generator=generator).to(device)
+            likelihood, kl = elbo(vae, batch.to(device), noise, model)
+            total += float((likelihood - kl).double().sum())
+    return total / len(pixels)
+
+
+def _run_epoch(
+    vae: GaussianVAE,
+    optimiser: torch.optim.Adam,
+    pixels: Tensor,
+    model: ModelOptions,
+    training: TrainingOptions,
+    epoch: int,
+) -> None:
+    """Pass once over the images; all randomness comes from the seed and the epoch, so that resuming changes nothing."""
+    device = next(vae.parameters()).device
+    generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(pixels), generator=generator).split(training.batch_size)
+    total_steps = training.epochs * len(order)
+    vae.train()
+    for index, chosen in enumerate(tqdm(order, desc=f"epoch {epoch + 1}", leave=False, unit="step", disable=None)):
+        progress = torch.tensor((epoch * len(order) + index) / total_steps)
+        optimiser.param_groups[0]["lr"] = training.learning_rate * float(torch.cos(progress * torch.pi / 2))
+        noise = torch.randn(len(chosen), vae.latent, generator=generator).to(device)
+        likelihood, kl = elbo(vae, pixels[chosen].to(device), noise, model)
+        optimiser.zero_grad()
+        (model.beta * kl - likelihood).mean().backward()
+        optimiser.step()
+
+
+def _pack(vae: GaussianVAE, optimiser: torch.optim.Adam, identity: str, history: list[dict[str, Any]]) -> bytes:
+    """Put weights, Adam's moments and the history into one file, so that they always belong together."""
+    moments = {
+        f"adam.{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    weights = {f"vae.{name}": value.detach().cpu().contiguous() for name, value in vae.state_dict().items()}
+    return save({**weights, **moments}, metadata={"identity": identity, "history": json.dumps(history)})
+
+
+def _resume(state: Path, identity: str, vae: GaussianVAE, optimiser: torch.optim.Adam) -> list[dict[str, Any]]:
+    """Load what `_pack` wrote; give the history."""
+    with safe_open(state, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    require(
+        metadata["identity"] == identity, f"the configuration and data that {state.parent} was trained with", "others"
+    )
+    vae.load_state_dict({name.removeprefix("vae."): t for name, t in tensors.items() if name.startswith("vae.")})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("adam."):
+            _, index, name = key.split(".")
+            moments.setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    return json.loads(metadata["history"])
