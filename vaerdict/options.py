@@ -143,3 +143,150 @@ class CertifyOptions:
         require_known("method", self.methods, CERTIFICATES)
         require(self.samples >= 1, "`samples` >= 1", self.samples)
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions:
+    """Which attacks, and how hard they try.
+
+    Attributes:
+        objective: Largest damage of the reconstruction, or the posterior of another image.
+        margin: Search the smallest input change that succeeds.
+        radii: Radii of attacks besides, in input units.
+        norm: Of the input change.
+        reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
+        steps: Gradient steps of an attack at a fixed radius.
+        restarts: Random starts of an attack at a fixed radius.
+        samples: Fresh draws that decide whether an attack succeeded.
+        confidence: Of that decision.
+    """
+
+    objective: Literal["damage", "latent"] = "damage"
+    margin: bool = True
+    radii: tuple[float, ...] = ()
+    norm: Literal["2", "inf"] = "2"
+    reconstruction: Reconstruction = "sampled"
+    steps: int = 40
+    restarts: int = 2
+    samples: int = 10_000
+    confidence: float = 0.999
+
+    def __post_init__(self) -> None:
+        require(self.margin or bool(self.radii), "a margin search or some `radii`", "neither")
+        require(all(radius > 0 for radius in self.radii), "`radii` > 0", self.radii)
+        for name in ("steps", "restarts", "samples"):
+            require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
+        require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which images.
+
+    Attributes:
+        data: `digits`, `npz:PATH[IMAGES,LABELS]`, `folder:PATH` or `idx:IMAGES_FILE,LABELS_FILE`; `{split}` in it
+            stands for train or test.
+        limit: Most images to take; all by default.
+        start: Index of the first.
+    """
+
+    data: str = "digits"
+    limit: int | None = None
+    start: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Which model: a folder that `vaerdict train` wrote, or a factory of your own.
+
+    Attributes:
+        model: Folder with config.json and model.safetensors.
+        factory: `package.module:function` that returns a VAE made by `vaerdict.models.wrap`.
+        weights: Safetensors file with the factory's weights.
+    """
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        require((self.model is None) != (self.factory is None), "one of `model` and `factory`", "both or none")
+        require(
+            self.weights is None or self.factory is not None, "`weights` together with `factory` only", self.weights
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where results go, and how they are made.
+
+    Attributes:
+        out: Folder of the run; finished parts in it are kept and skipped.
+        seed: Of all random draws; each image has its own.
+        device: Torch device.
+    """
+
+    out: str = "runs/run"
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTask:
+    """What a training is called and where it goes.
+
+    Attributes:
+        out: Folder of the model; a training that stopped goes on there.
+        name: How tables call the model; by default its family.
+        held_out: Images on which the ELBO is logged, as `data`; needed only where `data` has no `{split}`.
+        pixel_range: Least and greatest value of a pixel.
+        device: Torch device.
+    """
+
+    out: str
+    name: str | None = None
+    held_out: str | None = None
+    pixel_range: tuple[float, float] = (0.0, 1.0)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignOptions:
+    """The margin that is wanted.
+
+    Attributes:
+        r: Distance between reconstructions, L2 in pixel units.
+        margin: How far an input must be free to move, L2 in pixel units.
+        latent: Number of latent coordinates.
+        b: Lipschitz constant of the encoder's mean.
+        sigmas: Posterior standard deviations to try.
+        p: Level.
+    """
+
+    r: float
+    margin: float
+    latent: int = 10
+    b: float = 1.0
+    sigmas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    p: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """The demo.
+
+    Attributes:
+        out: Folder of the run; finished parts in it are kept and skipped.
+        images: Test images to certify and attack.
+        epochs: Passes over the 1500 training images.
+        seed: Of the training and of all random draws.
+    """
+
+    out: str = "runs/demo"
+    images: int = 100
+    epochs: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(2 <= self.images <= 297, "`images` from 2 to 297", self.images)
+        require(self.epochs >= 1, "`epochs` >= 1", self.epochs)

@@ -58,9 +58,20 @@ class BoundableVAE(VAE, Protocol):
     deviation does not depend on the image at all.
     """
 
-    mean_map: nn.Module
-    std_map: nn.Module | None
-    decoder_map: nn.Module
+    @property
+    def mean_map(self) -> nn.Module:
+        """The map from images to posterior means."""
+        ...
+
+    @property
+    def std_map(self) -> nn.Module | None:
+        """The map from images to standard deviations; None where they are constant."""
+        ...
+
+    @property
+    def decoder_map(self) -> nn.Module:
+        """The map from latents to mean reconstructions."""
+        ...
 
 
 def fingerprint(module: nn.Module) -> str:

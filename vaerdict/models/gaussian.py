@@ -1,13 +1,18 @@
 """A VAE made of any two torch modules: the native models and a user's own are instances of the same class."""
 
-from typing import get_args
+import math
+from collections.abc import Callable
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vaerdict.lipschitz import Scale, Select
 from vaerdict.options import Spread, require, require_known
-from vaerdict.vae import Posterior
+from vaerdict.vae import Posterior, borrowed
+
+_MISFITS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What torch and Python raise where tensors, or their shapes, do not fit."""
 
 
 class SquareRoot(nn.Module):
@@ -56,8 +61,6 @@ class GaussianVAE(nn.Module):
         returns_pair: whether the encoder returns a pair.
     """
 
-    std: Tensor
-
     def __init__(
         self,
         encoder: nn.Module,
@@ -75,7 +78,8 @@ class GaussianVAE(nn.Module):
         require_known("spread", [spread], get_args(Spread))
         fixed = spread in ("constant", "bounded")
         require((std is not None) == fixed, f"`std` {'given' if fixed else 'not given'} with spread {spread!r}", std)
-        require(std is None or std > 0, "`std` > 0", std)
+        require(std is None or 0 < std < math.inf, "a finite `std` > 0", std)
+        require(latent_shape != () and min(latent_shape) > 0, "a `latent_shape` of positive sizes", latent_shape)
         require(input_range[0] < input_range[1], "an increasing `input_range`", input_range)
         require(not (spread == "constant" and returns_pair), "no pair with a constant spread", "a pair")
         self.name = name
@@ -84,18 +88,17 @@ class GaussianVAE(nn.Module):
         self.latent = torch.Size(latent_shape).numel()
         self.input_range = (float(input_range[0]), float(input_range[1]))
         self.spread = spread
+        self.std = math.nan if std is None else float(std)
         self.returns_pair = returns_pair
         self.encoder = encoder
         self.decoder = decoder
-        # Not part of a checkpoint, but of the model's fingerprint.
-        self.register_buffer("std", torch.tensor(float("nan") if std is None else std), persistent=False)
 
     def encode(self, images: Tensor) -> Posterior:
         """Give the posterior of images `[B, *input_shape]`: mean and standard deviation `[B, latent]`."""
         outputs = self.encoder(images)
         if self.spread == "constant":
             mean = outputs.flatten(1)
-            return Posterior(mean, self.std.expand_as(mean))
+            return Posterior(mean, torch.full_like(mean, self.std))
         mean = self._mean_part(outputs).flatten(1)
         std = self._to_std(self._spread_part(outputs)).flatten(1)
         return Posterior(mean, std.expand_as(mean))
@@ -107,12 +110,15 @@ class GaussianVAE(nn.Module):
     @property
     def mean_map(self) -> nn.Module:
         """The map from images to posterior means, as one module."""
-        return self.encoder if self.spread == "constant" else nn.Sequential(self.encoder, self._mean_part)
+        parts = [self.encoder] if self.spread == "constant" else [self.encoder, self._mean_part]
+        return nn.Sequential(*parts, nn.Flatten())
 
     @property
     def std_map(self) -> nn.Module | None:
         """The map from images to standard deviations, as one module; None where they are constant."""
-        return None if self.spread == "constant" else nn.Sequential(self.encoder, self._spread_part, self._to_std)
+        if self.spread == "constant":
+            return None
+        return nn.Sequential(self.encoder, self._spread_part, self._to_std, nn.Flatten())
 
     @property
     def decoder_map(self) -> nn.Module:
@@ -133,13 +139,14 @@ class GaussianVAE(nn.Module):
             "std": nn.Identity(),
             "variance": SquareRoot(),
             "log_variance": HalfExponential(),
-            "bounded": nn.Sequential(nn.Sigmoid(), Scale(float(self.std))),
+            "bounded": nn.Sequential(nn.Sigmoid(), Scale(self.std)),
         }
         return kinds[self.spread]
 
     def extra_repr(self) -> str:
-        """Show the facts that the weights do not hold."""
-        return f"name={self.name!r}, spread={self.spread!r}, latent_shape={self.latent_shape}"
+        """Show the facts that the weights do not hold: they are part of the model's fingerprint."""
+        names = ("name", "spread", "std", "latent_shape", "input_range")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def wrap(
@@ -158,8 +165,8 @@ def wrap(
     The two maps are tried on one blank image, so that shapes which do not fit are found here.
 
     Raises:
-        ValueError: the modules' outputs do not fit `latent_shape` or `input_shape`; a standard deviation is not a
-            positive number.
+        ValueError: the encoder's output does not fit `spread` and `latent_shape`, or the decoder's `input_shape`; a
+            standard deviation is not a positive number.
 
     >>> encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(4, 6)), nn.Linear(3, 4)
     >>> decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 2, 2)))
@@ -168,10 +175,11 @@ def wrap(
     torch.Size([5, 3])
     """
     example = next(iter(encoder.parameters()), torch.zeros(()))
-    blank = torch.full((1, *input_shape), input_range[0], device=example.device, dtype=example.dtype)
-    training = encoder.training, decoder.training
-    with torch.no_grad():
-        outputs = encoder.eval()(blank)
+    blank = torch.full((1, *input_shape), float(input_range[0]), device=example.device, dtype=example.dtype)
+    with borrowed(nn.ModuleList([encoder, decoder])), torch.no_grad():
+        outputs = _tried("encoder", encoder, blank)
+        pair = isinstance(outputs, tuple | list)
+        require(not pair or len(outputs) == 2, "an encoder that gives one tensor or a pair", f"{len(outputs)} outputs")
         vae = GaussianVAE(
             encoder,
             decoder,
@@ -181,24 +189,28 @@ def wrap(
             spread=spread,
             std=std,
             input_range=input_range,
-            returns_pair=isinstance(outputs, tuple | list),
-        ).to(example.device)
-        try:
-            _check_fit(vae.eval(), blank)
-        finally:
-            encoder.train(training[0])
-            decoder.train(training[1])
+            returns_pair=pair,
+        )
+        _check_fit(vae, blank)
     return vae
 
 
 def _check_fit(vae: GaussianVAE, blank: Tensor) -> None:
     try:
         posterior = vae.encode(blank)
-    except (IndexError, RuntimeError, TypeError) as error:
+    except _MISFITS as error:
         raise ValueError(f"the encoder's output does not fit spread {vae.spread!r}: {error}") from None
     shape = tuple(posterior.mean.shape)
     require(shape == (1, vae.latent), f"posterior means of shape {(1, vae.latent)}", shape)
     positive = bool((posterior.std > 0).all() and torch.isfinite(posterior.std).all())
     require(positive, "positive finite standard deviations", f"{posterior.std.flatten()[:4].tolist()} on a blank image")
-    shape = tuple(vae.decode(posterior.mean).shape)
+    shape = tuple(_tried("decoder", vae.decode, posterior.mean).shape)
     require(shape == (1, *vae.input_shape), f"reconstructions of shape {(1, *vae.input_shape)}", shape)
+
+
+def _tried(role: str, compute: Callable[[Tensor], Any], values: Tensor) -> Any:
+    try:
+        return compute(values)
+    except _MISFITS as error:
+        shape = tuple(values.shape)
+        raise ValueError(f"the {role} cannot be evaluated on a tensor of shape {shape}: {error}") from None

@@ -1,0 +1,190 @@
+"""Certificates of whole models: exact where the margin is known, refused where there is no proof."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import ncx2
+from torch import nn
+
+from tests.toys import LinearVAE, isotropic_vae
+from vaerdict.certify import applicable, certify, margin_isotropic, measure_sensitivity
+from vaerdict.certify import run as run_module
+from vaerdict.lipschitz import MaxMin, NoSoundBound, lipschitz_linear
+from vaerdict.models import GaussianVAE, wrap
+from vaerdict.options import CertifyOptions
+
+ALL = CertifyOptions(samples=4000)
+
+
+def images(count: int = 3, pixels: int = 12) -> torch.Tensor:
+    return torch.rand(count, 1, 1, pixels)
+
+
+def margins(vae: object, x: torch.Tensor, method: str, **options: object) -> list[float]:
+    ask = {"r": 1.5, **options}
+    rows = certify(vae, x, options=CertifyOptions(methods=(method,), samples=4000), **ask)  # type: ignore[arg-type]
+    return [row.margin for row in rows]
+
+
+def exact_margin(vae: LinearVAE, a: float, b: float, r: float, variance: float) -> float:
+    def excess(rho: float) -> float:
+        return float(ncx2.cdf((r / a) ** 2 / variance, vae.latent, (b * rho) ** 2 / variance)) - 0.5
+
+    return brentq(excess, 0, r / a / b)
+
+
+@pytest.mark.parametrize("reconstruction", ["sampled", "anchored"])
+def test_isotropic_is_exact_on_the_linear_gaussian_vae(reconstruction: str) -> None:
+    vae = isotropic_vae(a=2.0, b=3.0, std=0.1)
+    exact = exact_margin(vae, 2.0, 3.0, 1.5, 0.02 if reconstruction == "sampled" else 0.01)
+    options = CertifyOptions(methods=("isotropic",), reconstruction=reconstruction)  # type: ignore[arg-type]
+    for row in certify(vae, images(), r=1.5, options=options):
+        assert row.margin <= exact * (1 + 1e-6)  # the toy's float32 weights are not quite orthonormal
+        assert row.margin == pytest.approx(exact, rel=1e-4)
+        assert row.reconstruction == reconstruction
+        assert row.strength == "numerical"
+
+
+def test_every_certificate_is_below_the_exact_margin() -> None:
+    vae = isotropic_vae(a=2.0, b=3.0, std=0.1)
+    exact = exact_margin(vae, 2.0, 3.0, 1.5, 0.02)
+    rows = certify(vae, images(20), r=1.5, options=ALL)
+    certificates = [row for row in rows if row.kind == "certificate"]
+    assert len(certificates) == 60
+    assert all(0 < row.margin <= exact * (1 + 1e-6) for row in certificates)
+    by_method = {row.method: row.margin for row in certificates}
+    assert by_method["barrett"] < by_method["isotropic"]
+    assert {row.confidence for row in certificates if row.strength == "statistical"} == {0.999}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), r=st.floats(0.5, 3), std=st.floats(0.05, 0.3), p=st.floats(0.5, 0.9))
+def test_no_certificate_survives_a_worse_move_in_a_random_linear_vae(seed: int, r: float, std: float, p: float) -> None:
+    """The worst move of a linear VAE is known up to direction: try many directions at the certified radius."""
+    generator = torch.Generator().manual_seed(seed)
+    vae = LinearVAE(torch.randn(3, 6, generator=generator), torch.randn(6, 3, generator=generator), std)
+    x = torch.rand(1, 1, 1, 6, generator=generator)
+    options = CertifyOptions(samples=500)
+    best = max(row.margin or 0.0 for row in certify(vae, x, r=r, p=p, options=options) if row.kind == "certificate")
+    matrix = (vae.decoder[0].weight @ vae.mean_map[1].weight).detach().double()
+    directions = torch.linalg.svd(matrix).Vh
+    noise = torch.randn(20_000, 3, generator=generator, dtype=torch.float64) * std * math.sqrt(2)
+    for direction in directions:
+        distance = (best * matrix @ direction + noise @ vae.decoder[0].weight.detach().double().T).norm(dim=1)
+        assert float((distance <= r).double().mean()) >= p - 4 * math.sqrt(0.25 / 20_000) or best == 0
+
+
+def moving_vae(shared: bool, std: float = 0.1) -> GaussianVAE:
+    """A MaxMin VAE whose standard deviation moves with the image."""
+    encoder = nn.Sequential(
+        nn.Flatten(), lipschitz_linear(6, 8), MaxMin(), lipschitz_linear(8, 3 if shared else 4, 2.0)
+    )
+    decoder = nn.Sequential(lipschitz_linear(2, 6, 2.0), nn.Unflatten(1, (1, 1, 6)))
+    return wrap(encoder, decoder, input_shape=(1, 1, 6), latent_shape=(2,), spread="bounded", std=std, name="moving")
+
+
+def test_a_moving_shared_spread_is_certified_and_holds_by_simulation() -> None:
+    vae = moving_vae(shared=True)
+    x = images(4, 6)
+    with torch.no_grad():
+        found = margins(vae, x, "isotropic", r=1.2)
+        assert min(found) > 0
+        for image, margin in zip(x, found, strict=True):
+            directions = nn.functional.normalize(torch.randn(50, 6), dim=1).unflatten(1, (1, 1, 6))
+            clean, moved = vae.encode(image[None]), vae.encode(image + margin * directions)
+            noise = torch.randn(2, 50, 1000, 2)
+            still = clean.mean + clean.std * noise[0]
+            other = moved.mean[:, None] + moved.std[:, None] * noise[1]
+            change = vae.decode(other.flatten(0, 1)) - vae.decode(still.flatten(0, 1))
+            share = (change.flatten(1).norm(dim=1).unflatten(0, (50, 1000)) <= 1.2).float().mean(1)
+            assert float(share.min()) >= 0.5 - 4 * math.sqrt(0.25 / 1000)
+
+
+def test_an_unshared_spread_is_left_to_barrett() -> None:
+    vae, x = moving_vae(shared=False), images(2, 6)
+    reasons = applicable(vae, x, CertifyOptions())
+    assert reasons["barrett"] is None
+    assert "share" in str(reasons["isotropic"])
+    assert "depends on the image" in str(reasons["shift"])
+    rows = certify(vae, x, r=3.0)
+    unsupported = [row for row in rows if row.status == "unsupported"]
+    assert {row.method for row in unsupported} == {"isotropic", "shift"}
+    assert all(row.margin is None and row.reason for row in unsupported)
+
+
+def test_sensitivity_of_a_shared_spread_counts_every_coordinate() -> None:
+    vae = moving_vae(shared=True, std=0.3)
+    sensitivity = measure_sensitivity(vae, images(1, 6))
+    assert sensitivity.shared_std == pytest.approx(2.0 * 0.25 * 0.3, rel=1e-5)
+    assert sensitivity.std == pytest.approx(math.sqrt(2) * 2.0 * 0.25 * 0.3, rel=1e-5)
+
+
+def test_a_layer_without_a_bound_is_named_with_the_methods_that_remain() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.Softmax(1), nn.Unflatten(1, (1, 1, 6)))
+    vae = wrap(encoder, decoder, input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
+    with pytest.raises(NoSoundBound, match=r"isotropic .*Softmax.*methods that apply: shift, first_order"):
+        certify(vae, images(2, 6), r=1.0, options=CertifyOptions(methods=("isotropic",)))
+
+
+def test_the_estimate_is_an_estimate() -> None:
+    """On a linear VAE it is the shift margin with the Frobenius norm and without the confidence."""
+    vae = isotropic_vae(a=2.0, b=3.0, std=0.1)
+    rows = certify(vae, images(), r=1.0, options=CertifyOptions(methods=("first_order",), samples=4000))
+    for row in rows:
+        assert (row.kind, row.strength) == ("estimate", "empirical")
+        share = json.loads(row.constants)["successes"] / 4000
+        quantile = float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
+        assert row.margin == pytest.approx(0.1 * quantile / (3.0 * math.sqrt(4)), rel=1e-4)
+        assert row.n_backward == 4
+
+
+def test_nothing_depends_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, x = isotropic_vae(), images(5)
+    together = margins(vae, x, "shift", sample_ids=[3, 1, 4, 15, 9], seed=7)
+    assert margins(vae, x[[3]], "shift", sample_ids=[15], seed=7) == [together[3]]
+    monkeypatch.setattr(run_module, "BATCH_SIZE", 2)
+    assert margins(vae, x, "shift", sample_ids=[3, 1, 4, 15, 9], seed=7) == together
+
+
+def test_the_model_comes_back_as_it_was_lent() -> None:
+    vae = moving_vae(shared=True).train()
+    vae.decoder[1].eval()
+    before = {name: module.training for name, module in vae.named_modules()}
+    certify(vae, images(2, 6), r=2.0, options=ALL)
+    assert {name: module.training for name, module in vae.named_modules()} == before
+    assert all(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_constants_recompute_the_margin() -> None:
+    row = certify(isotropic_vae(), images(1), r=1.5, options=CertifyOptions(methods=("isotropic",)))[0]
+    facts = json.loads(row.constants)
+    again = margin_isotropic(latent=facts["latent"], sigma=facts["std"], a=facts["a"], b=facts["b"], r=1.5)
+    assert again == pytest.approx(row.margin, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"r": 0.0}, "r"),
+        ({"r": 1.0, "p": 0.3}, "p"),
+        ({"r": 1.0, "sample_ids": [1]}, "sample ids"),
+    ],
+)
+def test_wrong_questions_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(isotropic_vae(), images(2), **wrong)  # type: ignore[arg-type]
+
+
+def test_wrong_images_and_methods_are_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        certify(isotropic_vae(), torch.full((1, 1, 1, 12), math.nan), r=1.0)
+    with pytest.raises(ValueError, match="unknown method 'baret', known: barrett, isotropic"):
+        CertifyOptions(methods=("baret",))
+    with pytest.raises(ValueError, match="positive finite"):
+        certify(isotropic_vae(std=0.0), images(1), r=1.0)

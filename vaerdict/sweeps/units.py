@@ -1,0 +1,119 @@
+"""Units of work: a chunk of samples under one configuration, named by the SHA-256 of all that it depends on."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vaerdict.attacks import (
+    PGD,
+    Evaluation,
+    MarginSearch,
+    MaximumDamage,
+    Objective,
+    TargetedLatent,
+    attack,
+    attack_margin,
+)
+from vaerdict.certify import certify
+from vaerdict.data import Images
+from vaerdict.models import GaussianVAE
+from vaerdict.options import AttackOptions, CertifyOptions
+from vaerdict.results import Row, array_sha256, unit_key
+from vaerdict.vae import fingerprint
+
+CHUNK = 100
+"""Samples per unit."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work that is done once: its name by content, and what makes its rows."""
+
+    key: str
+    samples: int
+    work: Callable[[], list[Row]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a set of units is about: a model, images, and the question with `r` resolved."""
+
+    vae: GaussianVAE
+    images: Images
+    r: float
+    r_relative: float | None
+    p: float
+    seed: int
+    device: str
+
+    def chunks(self) -> list[slice]:
+        """Give the parts of the images, which depend on nothing but their number."""
+        return [slice(start, start + CHUNK) for start in range(0, len(self.images.pixels), CHUNK)]
+
+    def ask(self, part: slice) -> dict[str, Any]:
+        """Give the arguments that certificates and attacks share."""
+        return {
+            "images": self.images.pixels[part].to(self.device),
+            "r": self.r,
+            "p": self.p,
+            "r_relative": self.r_relative,
+            "seed": self.seed,
+            "sample_ids": list(self.images.sample_ids[part]),
+            "dataset": self.images.name,
+        }
+
+    def unit(self, part: slice, what: dict[str, Any], work: Callable[..., list[Row]], **options: Any) -> Unit:
+        """Name and pack one piece of work."""
+        ask = self.ask(part)
+        facts = {name: value for name, value in ask.items() if name != "images"}
+        pixels = array_sha256(self.images.pixels[part].numpy())
+        key = unit_key(**facts, **what, pixels=pixels, model=fingerprint(self.vae), device=self.device)
+        return Unit(key, len(ask["sample_ids"]), functools.partial(work, self.vae, **ask, **options))
+
+
+def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
+    """Plan the certificates of all images."""
+    what = {"certify": asdict(options)}
+    return [subject.unit(part, what, certify, options=options) for part in subject.chunks()]
+
+
+def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list[Unit]:
+    """Plan the attacks on all images; witnesses go to `folder/witnesses`."""
+    what = {"attack": asdict(options)}
+    targets = _targets(subject.images) if options.objective == "latent" else None
+    evaluation = Evaluation(samples=options.samples, confidence=options.confidence)
+    units = []
+    for part in subject.chunks():
+        shared = {
+            "norm": options.norm,
+            "reconstruction": options.reconstruction,
+            "objective": _objective(targets, part, subject.device),
+            "evaluation": evaluation,
+            "witness_folder": folder / "witnesses",
+        }
+        if options.margin:
+            units.append(subject.unit(part, {**what, "radius": None}, attack_margin, options=MarginSearch(), **shared))
+        pgd = PGD(steps=options.steps, restarts=options.restarts)
+        for radius in options.radii:
+            units.append(subject.unit(part, {**what, "radius": radius}, attack, radius=radius, options=pgd, **shared))
+    return units
+
+
+def _objective(targets: Tensor | None, part: slice, device: str) -> Objective:
+    return MaximumDamage() if targets is None else TargetedLatent(targets[part].to(device))
+
+
+def _targets(images: Images) -> Tensor:
+    """Give each image the next one of another label as its target (the next one where there are no labels)."""
+    count = len(images.pixels)
+    if images.labels is None:
+        return images.pixels.roll(-1, 0)
+    labels = images.labels.tolist()
+    order = [
+        next((j % count for j in range(i + 1, i + count) if labels[j % count] != labels[i]), i) for i in range(count)
+    ]
+    return images.pixels[order]
