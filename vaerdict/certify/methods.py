@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -43,6 +44,20 @@ class Batch:
     def std(self) -> Float64[Tensor, "batch latent"]:
         """Give the posterior standard deviations in float64."""
         return self.posterior.std.double()
+
+    @cached_property
+    def clean_counts(self) -> list[int]:
+        """Count, once per batch, the Monte-Carlo draws of each unmoved image whose reconstructions are within `r`."""
+        counts = count_images(
+            self.vae,
+            self.posterior,
+            r=self.r,
+            anchored=self.anchored,
+            samples=self.options.samples,
+            seed=self.seed,
+            sample_ids=self.sample_ids,
+        )
+        return counts.tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,35 +126,19 @@ def _shift_reason(sensitivity: Sensitivity, options: CertifyOptions) -> str | No
     return sensitivity.missing("mean")
 
 
-def _clean_counts(batch: Batch) -> list[int]:
-    counts = count_images(
-        batch.vae,
-        batch.posterior,
-        r=batch.r,
-        anchored=batch.anchored,
-        samples=batch.options.samples,
-        seed=batch.seed,
-        sample_ids=batch.sample_ids,
-    )
-    return counts.tolist()
-
-
-def _draw_constants(batch: Batch, counts: list[int]) -> list[dict[str, Any]]:
-    return [{"successes": count, "samples": batch.options.samples} for count in counts]
+def _draw_constants(batch: Batch) -> list[dict[str, Any]]:
+    return [{"successes": count, "samples": batch.options.samples} for count in batch.clean_counts]
 
 
 def _shift(batch: Batch) -> Margins:
     b, trials, confidence = _number(batch.sensitivity.mean), batch.options.samples, batch.options.confidence
-    counts = _clean_counts(batch)
-    clean = batch.std.new_tensor([clopper_pearson_lower(count, trials, confidence) for count in counts])
+    clean = batch.std.new_tensor([clopper_pearson_lower(count, trials, confidence) for count in batch.clean_counts])
     whitened = b / batch.std.min(dim=1).values  # Lipschitz constant of the mean in standard deviations
     quantile = torch.special.ndtri(clean.new_tensor(batch.p))
     upper = ((torch.special.ndtri(clean) - quantile) / whitened).clamp(min=0.0)
     values = solve_margin(lambda rho: gaussian_shift_probability(clean, whitened * rho), batch.p, upper)
     smallest = batch.std.min(dim=1).values.tolist()
-    constants = [
-        {"b": b, "std_min": std, **drawn} for std, drawn in zip(smallest, _draw_constants(batch, counts), strict=True)
-    ]
+    constants = [{"b": b, "std_min": std, **drawn} for std, drawn in zip(smallest, _draw_constants(batch), strict=True)]
     return Margins(values=values, constants=constants, confidence=confidence, n_forward=1 + 2 * trials)
 
 
@@ -158,15 +157,14 @@ def _jacobian_norms(batch: Batch) -> Float[Tensor, " batch"]:
 def _first_order(batch: Batch) -> Margins:
     """Estimate as Camuto et al. (AISTATS 2021) do (THEORY 4.7): nothing is proved."""
     trials = batch.options.samples
-    counts = _clean_counts(batch)
-    share = batch.std.new_tensor(counts) / trials
+    share = batch.std.new_tensor(batch.clean_counts) / trials
     clean = share.clamp(max=1 - 0.5 / trials)  # a share of 1 would give an infinite estimate
     quantile = torch.special.ndtri(clean.new_tensor(batch.p))
     jacobian = _jacobian_norms(batch).double()
     values = batch.std.min(dim=1).values * (torch.special.ndtri(clean) - quantile) / jacobian
     return Margins(
         values=values.clamp(min=0.0),
-        constants=_draw_constants(batch, counts),
+        constants=_draw_constants(batch),
         n_forward=2 + 2 * trials,
         n_backward=batch.std.shape[1],
     )

@@ -1,0 +1,45 @@
+"""What every benchmark shares: options, targets, and the JSON with the environment."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vaerdict.results import environment
+
+RESULTS = Path(__file__).parent / "results"
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A figure that was asked for, and the one that was measured."""
+
+    name: str
+    wanted: str
+    measured: float
+    met: bool
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Read the two options that every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, under 60 s, results not written")
+    return parser.parse_args()
+
+
+def finish(name: str, options: argparse.Namespace, targets: list[Target], **results: Any) -> None:
+    """Write the results (not of a quick run), print the targets' figures on the last line, and leave."""
+    if not options.quick:
+        content = {"targets": [asdict(target) for target in targets], **results, "environment": environment()}
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    missed = [target for target in targets if not target.met]
+    print(
+        f"{name}: {len(targets) - len(missed)} of {len(targets)} targets met; "
+        + "; ".join(f"{t.name} {t.measured:.6g} ({'met' if t.met else 'MISSED'}, wanted {t.wanted})" for t in targets)
+    )
+    sys.exit(1 if options.check and missed else 0)

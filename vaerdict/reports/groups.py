@@ -1,0 +1,130 @@
+"""Which rows may be pooled: one model, one data set and one question (norm, r, p, kind of reconstruction)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from vaerdict.results import sandwich
+
+GROUP = ["label", "dataset", "norm", "r", "p", "reconstruction"]
+QUESTION = GROUP[1:]
+STRENGTHS = ("proved", "numerical", "statistical")
+NORMS = {"2": "L2", "inf": "L∞"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One model under one question, with its samples.
+
+    `rows` holds one line per sample and strength: `certified`, `certified_by`, `attacked`, `attacked_by`, `ratio`.
+    """
+
+    label: str
+    dataset: str
+    norm: str
+    r: float
+    r_relative: float | None
+    p: float
+    reconstruction: str
+    rows: pd.DataFrame
+
+    @property
+    def topic(self) -> tuple[object, ...]:
+        """What two models must share to be compared: the question, with `r` as a share where it was given so."""
+        scale = ("pixels", self.r) if self.r_relative is None else ("relative", self.r_relative)
+        return self.dataset, self.norm, *scale, self.p, self.reconstruction
+
+    def certified(self, strength: str) -> pd.DataFrame:
+        """Give the lines with a certificate of one strength."""
+        return self.rows[(self.rows["strength"] == strength) & self.rows["certified"].notna()]
+
+    def attacked(self) -> pd.DataFrame:
+        """Give one line per sample that was attacked."""
+        return self.rows[self.rows["attacked"].notna()].drop_duplicates(["sample_id", "sample_sha256"])
+
+
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `label`: the model's name, with the start of its hash where several weights share a name.
+
+    >>> table = pd.DataFrame({"model": ["a", "a"], "model_sha256": ["12345678", "abcdefgh"]})
+    >>> list(labelled(table)["label"])
+    ['a (123456)', 'a (abcdef)']
+    """
+    shared = table.groupby("model")["model_sha256"].transform("nunique") > 1
+    named = table["model"] + " (" + table["model_sha256"].str[:6] + ")"
+    return table.assign(label=named.where(shared, table["model"]))
+
+
+def strengths(table: pd.DataFrame) -> list[str]:
+    """Give the strengths of the certificates that hold a margin, the strongest first.
+
+    >>> from vaerdict import results
+    >>> strengths(results.frame([]))
+    []
+    """
+    held = table[(table["kind"] == "certificate") & (table["status"] == "ok") & table["margin"].notna()]
+    found = set(held["strength"])
+    return [strength for strength in STRENGTHS if strength in found]
+
+
+def pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Hold certificates and attacks against each other as `results.sandwich` does, each strength on its own lines.
+
+    Adds `label`, `strength` and `r_relative` to the columns of `sandwich`.
+
+    >>> from vaerdict import results
+    >>> len(pairs(results.frame([])))
+    0
+    """
+    table = labelled(table)
+    parts = [
+        sandwich(table[(table["kind"] == "attack") | (table["strength"] == strength)]).assign(strength=strength)
+        for strength in strengths(table) or STRENGTHS[:1]
+    ]
+    known = table.groupby(["model", "model_sha256", "r"])[["label", "r_relative"]].first().reset_index()
+    return pd.concat(parts, ignore_index=True).merge(known, how="left", on=["model", "model_sha256", "r"])
+
+
+def groups(table: pd.DataFrame) -> list[Group]:
+    """Give every model and question that holds at least one margin, in the order of their names.
+
+    >>> from vaerdict import results
+    >>> groups(results.frame([]))
+    []
+    """
+    return [group for group, _ in split(pairs(table))]
+
+
+def varying(found: list[Group]) -> list[str]:
+    """Give the parts of the question that are not the same for all groups, and must be said with each.
+
+    >>> varying([])
+    []
+    """
+    return [name for name in QUESTION if len({getattr(group, name) for group in found}) > 1]
+
+
+def distinguishing(found: list[Group]) -> list[str]:
+    """Give the parts of the question that differ between groups of one and the same model.
+
+    >>> distinguishing([])
+    []
+    """
+    labels = {group.label for group in found}
+    said = [varying([group for group in found if group.label == label]) for label in labels]
+    return [name for name in QUESTION if any(name in names for names in said)]
+
+
+def split(rows: pd.DataFrame, *further: str) -> Iterator[tuple[Group, tuple[Any, ...]]]:
+    """Give the rows of each model and question, split by further columns too, with the values of those.
+
+    >>> list(split(pd.DataFrame(columns=[*GROUP, "r_relative", "method"]), "method"))
+    []
+    """
+    for key, held in rows.groupby([*GROUP, *further], sort=True):
+        values: tuple[Any, ...] = tuple(key)
+        relative = held["r_relative"].iloc[0]
+        facts = dict(zip(GROUP, values, strict=False))
+        yield Group(**facts, r_relative=None if pd.isna(relative) else float(relative), rows=held), values[len(GROUP) :]
