@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaerdict.models.gaussian import GaussianVAE
 from vaerdict.models.networks import build_vae
-from vaerdict.options import ModelOptions
+from vaerdict.options import ModelOptions, require
 from vaerdict.results import write_atomic
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
@@ -53,8 +53,10 @@ def load_vae(folder: Path) -> GaussianVAE:
         config = json.loads(path.read_text())
         options = ModelOptions(**{**config["model"], "hidden": tuple(config["model"]["hidden"])})
         shape, pixels = tuple(config["input_shape"]), tuple(config["input_range"])
-        vae = build_vae(options, name=config["name"], input_shape=shape, input_range=pixels, constrained=False)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        # The fork keeps the caller's random numbers as they are.
+        with torch.random.fork_rng(devices=[]):
+            vae = build_vae(options, name=config["name"], input_shape=shape, input_range=pixels, constrained=False)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a model's configuration: {type(error).__name__} {error}") from None
     load_weights(vae, folder / "model.safetensors")
     return vae.eval()
@@ -75,11 +77,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
         weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from None
-    _check_weights(path, weights, module.state_dict())
+    expected = module.state_dict()
+    _check_fit(path, weights, expected)
+    weights = {name: tensor.to(expected[name].dtype) for name, tensor in weights.items()}
+    _check_finite(path, weights)
     module.load_state_dict(weights)
 
 
-def _check_weights(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def _check_fit(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in sorted(expected.keys() ^ weights.keys()):
         state = "lacks" if name in expected else "has the unknown"
         raise ValueError(f"{path} does not fit the model: it {state} weight {name!r}")
@@ -87,8 +92,12 @@ def _check_weights(path: Path, weights: dict[str, Tensor], expected: dict[str, T
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
             raise ValueError(f"{path} does not fit the model: expected {name!r} of shape {shapes}")
+
+
+def _check_finite(source: object, weights: dict[str, Tensor]) -> None:
+    for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path} holds NaN or infinity in weight {name!r}")
+            raise ValueError(f"{source} holds NaN or infinity in weight {name!r}")
 
 
 def refuse_pickle(path: Path) -> None:
@@ -99,7 +108,7 @@ def refuse_pickle(path: Path) -> None:
 
     >>> refuse_pickle(Path("model.safetensors"))
     """
-    if path.suffix in _PICKLES:
+    if path.suffix.lower() in _PICKLES:
         raise ValueError(
             f"{path} may be a pickle, which can run any code: expected a model folder or a .safetensors file"
         )
@@ -114,12 +123,13 @@ def vae_from_factory(factory: str, weights: Path | None = None) -> GaussianVAE:
     module_name, _, function_name = factory.partition(":")
     try:
         make: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"expected a factory `package.module:function`, got {factory!r}: {error}") from None
+    require(callable(make), "a factory `package.module:function`", f"{factory!r}: {type(make).__name__} object")
     vae = make()
     if not isinstance(vae, GaussianVAE):
         raise ValueError(f"expected the factory to return a VAE made by models.wrap, got {type(vae).__name__}")
     if weights is not None:
         load_weights(vae, weights)
-    _check_weights(Path(factory), vae.state_dict(), vae.state_dict())
+    _check_finite(factory, vae.state_dict())
     return vae.eval()

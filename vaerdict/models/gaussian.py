@@ -1,7 +1,7 @@
 """A VAE made of any two torch modules: the native models and a user's own are instances of the same class."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from vaerdict.lipschitz import Scale, Select
 from vaerdict.options import Spread, require, require_known
 from vaerdict.vae import Posterior, borrowed
-
-_MISFITS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What torch and Python raise where tensors, or their shapes, do not fit."""
 
 
 class SquareRoot(nn.Module):
@@ -38,7 +35,7 @@ class Pair(nn.Module):
         super().__init__()
         self.index = index
 
-    def forward(self, outputs: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         """Give the tensor at the index."""
         return outputs[self.index]
 
@@ -177,9 +174,11 @@ def wrap(
     example = next(iter(encoder.parameters()), torch.zeros(()))
     blank = torch.full((1, *input_shape), float(input_range[0]), device=example.device, dtype=example.dtype)
     with borrowed(nn.ModuleList([encoder, decoder])), torch.no_grad():
-        outputs = _tried("encoder", encoder, blank)
+        outputs = _tried(f"an encoder of images {tuple(blank.shape)}", encoder, blank)
         pair = isinstance(outputs, tuple | list)
-        require(not pair or len(outputs) == 2, "an encoder that gives one tensor or a pair", f"{len(outputs)} outputs")
+        kinds = [type(part).__name__ for part in outputs] if pair else type(outputs).__name__
+        fits = all(isinstance(part, Tensor) for part in (outputs if pair else [outputs]))
+        require(fits and (not pair or len(outputs) == 2), "an encoder that gives a tensor or a pair of them", kinds)
         vae = GaussianVAE(
             encoder,
             decoder,
@@ -196,21 +195,18 @@ def wrap(
 
 
 def _check_fit(vae: GaussianVAE, blank: Tensor) -> None:
-    try:
-        posterior = vae.encode(blank)
-    except _MISFITS as error:
-        raise ValueError(f"the encoder's output does not fit spread {vae.spread!r}: {error}") from None
+    posterior = _tried(f"an encoder's output that fits spread {vae.spread!r}", vae.encode, blank)
     shape = tuple(posterior.mean.shape)
     require(shape == (1, vae.latent), f"posterior means of shape {(1, vae.latent)}", shape)
     positive = bool((posterior.std > 0).all() and torch.isfinite(posterior.std).all())
     require(positive, "positive finite standard deviations", f"{posterior.std.flatten()[:4].tolist()} on a blank image")
-    shape = tuple(_tried("decoder", vae.decode, posterior.mean).shape)
+    decode = f"a decoder of latents {(1, *vae.latent_shape)}"
+    shape = _tried(decode, lambda latents: tuple(vae.decode(latents).shape), posterior.mean)
     require(shape == (1, *vae.input_shape), f"reconstructions of shape {(1, *vae.input_shape)}", shape)
 
 
-def _tried(role: str, compute: Callable[[Tensor], Any], values: Tensor) -> Any:
+def _tried(what: str, compute: Callable[[Tensor], Any], values: Tensor) -> Any:
     try:
         return compute(values)
-    except _MISFITS as error:
-        shape = tuple(values.shape)
-        raise ValueError(f"the {role} cannot be evaluated on a tensor of shape {shape}: {error}") from None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"expected {what}, got {type(error).__name__}: {error}") from None

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 from torch import nn
 
 from vaerdict.lipschitz import MaxMin, lipschitz_linear
 from vaerdict.models.gaussian import GaussianVAE
-from vaerdict.options import ModelOptions, require
+from vaerdict.options import ModelOptions, require, require_known
 
 _Dense = Callable[[int, int], nn.Linear]
-_SPREAD_OUTPUTS = {"constant": lambda latent: 0, "bounded": lambda latent: 1, "log_variance": lambda latent: latent}
 
 
 def build_vae(
@@ -32,16 +32,20 @@ def build_vae(
         constrained: False makes the layers of a Lipschitz VAE ordinary ones, to take the weights of a frozen one.
 
     Raises:
-        ValueError: Bernoulli with another range; the convolutional family with sides that 4 does not divide.
+        ValueError: Bernoulli with another range; the convolutional family with sides that 4 does not divide; a family,
+            spread or likelihood that is not known.
 
     >>> vae = build_vae(ModelOptions(latent=3, hidden=(8,)), name="toy", input_shape=(1, 4, 4))
     >>> vae.latent, vae.spread
     (3, 'constant')
     """
+    kinds = get_type_hints(ModelOptions)
+    for choice in ("family", "spread", "likelihood"):  # a configuration read from a file is checked by nobody else
+        require_known(choice, [getattr(options, choice)], get_args(kinds[choice]))
     bernoulli = options.likelihood == "bernoulli"
     if bernoulli:
         require(tuple(input_range) == (0.0, 1.0), "pixels in [0, 1] with the Bernoulli likelihood", input_range)
-    outputs = options.latent + _SPREAD_OUTPUTS[options.spread](options.latent)
+    outputs = options.latent + {"constant": 0, "bounded": 1, "log_variance": options.latent}[options.spread]
     build = _convolutional if options.family == "conv" else _dense
     encoder, decoder = build(options, input_shape, outputs, constrained)
     return GaussianVAE(

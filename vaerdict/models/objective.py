@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -13,7 +14,6 @@ from vaerdict.options import ModelOptions
 def kl_to_prior(mean: Float[Tensor, "batch latent"], std: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
     """Give `KL(N(mean, std^2) | N(0, 1))` of each image, in nats.
 
-    >>> import torch
     >>> kl_to_prior(torch.zeros(1, 3), torch.ones(1, 3))
     tensor([0.])
     """
@@ -25,11 +25,16 @@ def log_likelihood(
 ) -> Float[Tensor, " batch"]:
     """Give `log p(x|z)` of each image, in nats, from its mean reconstruction.
 
-    >>> import torch
+    Raises:
+        FloatingPointError: a reconstruction is not finite.
+
     >>> one = torch.ones(1, 1, 2, 2)
     >>> log_likelihood(one, one / 2, ModelOptions())
     tensor([-2.7726])
     """
+    # Checked here because torch's Bernoulli likelihood of NaN stops with an error that says nothing of it.
+    if not torch.isfinite(reconstructions).all():
+        raise FloatingPointError("expected finite reconstructions, got NaN or infinity")
     if options.likelihood == "bernoulli":
         return -functional.binary_cross_entropy(reconstructions, images, reduction="none").flatten(1).sum(1)
     scaled = ((images - reconstructions) / options.observation_std).flatten(1)

@@ -1,15 +1,15 @@
 """Training with Adam on the ELBO: seeded, resumable after each epoch, held-out ELBO logged in nats."""
 
-import copy
 import json
 import logging
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from vaerdict.models.networks import build_vae
 from vaerdict.models.objective import elbo
 from vaerdict.options import ModelOptions, TrainingOptions, require
 from vaerdict.results import canonical_json, write_atomic
+from vaerdict.vae import borrowed, check_images
 
 _log = logging.getLogger(__name__)
 
@@ -52,52 +53,63 @@ def train(
         The trained model, frozen, in evaluation mode.
 
     Raises:
-        ValueError: the folder holds a training run with another configuration or other data.
+        ValueError: the folder holds a training run with another configuration (its number of epochs included: the
+            learning rate follows it) or other data; the held-out images do not fit the model.
         FloatingPointError: the training diverged.
     """
     # The fork keeps the caller's random numbers as they are.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+        torch.default_generator.manual_seed(training.seed)  # torch.manual_seed would seed every GPU, too
         vae = build_vae(
             model,
             name=name,
             input_shape=tuple(training_images.pixels.shape[1:]),
             input_range=training_images.input_range,
         ).to(device)
+    check_images(vae, held_out.pixels)
     optimiser = torch.optim.Adam(vae.parameters(), lr=training.learning_rate)
-    facts = {"training": asdict(training), "data": {"name": training_images.name, "sha256": training_images.sha256}}
+    sources = {"data": training_images, "held_out": held_out}
+    facts = {part: {"name": images.name, "sha256": images.sha256} for part, images in sources.items()}
+    facts["training"] = asdict(training)
     identity = canonical_json({"name": name, "model": asdict(model), **facts})
     state = folder / "training.safetensors"
     history = _resume(state, identity, vae, optimiser) if state.is_file() else []
     epochs = tqdm(range(len(history), training.epochs), desc=f"train {name}", unit="epoch", disable=None)
     for epoch in epochs:
         start = time.perf_counter()
-        _run_epoch(vae, optimiser, training_images.pixels, model, training, epoch)
-        held_out_elbo = evaluate_elbo(vae, held_out.pixels, model, training.batch_size)
-        if not torch.isfinite(torch.tensor(held_out_elbo)):
-            raise FloatingPointError(f"training of {name} diverged in epoch {epoch + 1}: lower the learning rate")
+        try:
+            _run_epoch(vae, optimiser, training_images.pixels, model, training, epoch)
+            held_out_elbo = evaluate_elbo(vae, held_out.pixels, model, training.batch_size)
+        except FloatingPointError as error:
+            message = f"training of {name} diverged in epoch {epoch + 1}: lower the learning rate"
+            raise FloatingPointError(message) from error
         history.append({"epoch": epoch + 1, "held_out_elbo": held_out_elbo, "time_s": time.perf_counter() - start})
         epochs.set_postfix(elbo=f"{held_out_elbo:.2f}")
         _log.info("%s: epoch %d, held-out ELBO %.3f nats", name, epoch + 1, held_out_elbo)
-        write_atomic(state, _pack(vae, optimiser, identity, history))
+        # The state last: what is written before it is written again if the run stops in between.
         write_atomic(folder / "history.json", json.dumps(history, indent=2).encode())
-    frozen = copy.deepcopy(vae).eval()
-    freeze(frozen)
-    save_vae(folder, frozen, model, facts)
-    return frozen
+        write_atomic(state, _pack(vae, optimiser, identity, history))
+    freeze(vae.eval())
+    save_vae(folder, vae, model, facts)
+    return vae
 
 
 def evaluate_elbo(vae: GaussianVAE, pixels: Tensor, model: ModelOptions, batch_size: int = 256, seed: int = 0) -> float:
-    """Give the mean ELBO in nats per image, one latent sample each, the KL term with weight 1 whatever `beta`."""
+    """Give the mean ELBO in nats per image, one latent sample each, the KL term with weight 1 whatever `beta`.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
     device = next(vae.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
-    vae.eval()
-    with torch.no_grad():
+    with borrowed(vae), torch.no_grad():
         for batch in pixels.split(batch_size):
             noise = torch.randn(len(batch), vae.latent, generator=generator).to(device)
             likelihood, kl = elbo(vae, batch.to(device), noise, model)
             total += float((likelihood - kl).double().sum())
+    if not math.isfinite(total):
+        raise FloatingPointError(f"expected a finite ELBO, got {total}")
     return total / len(pixels)
 
 
@@ -116,8 +128,8 @@ def _run_epoch(
     total_steps = training.epochs * len(order)
     vae.train()
     for index, chosen in enumerate(tqdm(order, desc=f"epoch {epoch + 1}", leave=False, unit="step", disable=None)):
-        progress = torch.tensor((epoch * len(order) + index) / total_steps)
-        optimiser.param_groups[0]["lr"] = training.learning_rate * float(torch.cos(progress * torch.pi / 2))
+        progress = (epoch * len(order) + index) / total_steps
+        optimiser.param_groups[0]["lr"] = training.learning_rate * math.cos(progress * math.pi / 2)
         noise = torch.randn(len(chosen), vae.latent, generator=generator).to(device)
         likelihood, kl = elbo(vae, pixels[chosen].to(device), noise, model)
         optimiser.zero_grad()
@@ -138,12 +150,14 @@ def _pack(vae: GaussianVAE, optimiser: torch.optim.Adam, identity: str, history:
 
 def _resume(state: Path, identity: str, vae: GaussianVAE, optimiser: torch.optim.Adam) -> list[dict[str, Any]]:
     """Load what `_pack` wrote; give the history."""
-    with safe_open(state, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    require(
-        metadata["identity"] == identity, f"the configuration and data that {state.parent} was trained with", "others"
-    )
+    try:
+        with safe_open(state, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{state} is not the state of a training run: {error}") from None
+    same = metadata.get("identity") == identity
+    require(same, f"the configuration and data that {state.parent} was trained with", "others")
     vae.load_state_dict({name.removeprefix("vae."): t for name, t in tensors.items() if name.startswith("vae.")})
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

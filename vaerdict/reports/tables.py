@@ -153,7 +153,7 @@ def _margins(group: Group, kinds: list[str]) -> dict[str, Cell]:
         cells[f"certified ({kind})"] = Spread.of(rows["certified"], "down")
         cells[f"> 0 [%] ({kind})"] = percent(int((rows["certified"] > 0).sum()), len(rows))
         cells[f"n ({kind})"] = len(rows)
-        cells[f"by ({kind})"] = _winners(rows["certified_by"])
+        cells[f"by ({kind})"] = _winners(rows.loc[rows["certified"] > 0, "certified_by"])
     cells["attacked"] = Spread.of(attacked["attacked"], "up")
     cells["n (attacked)"] = len(attacked)
     cells["unbroken"] = int(np.isinf(attacked["attacked"]).sum())

@@ -54,7 +54,10 @@ def verdict(group: Group) -> str:
 def _certified(group: Group, kind: str) -> str:
     rows = group.certified(kind)
     spread = Spread.of(rows["certified"], "down")
-    share = percent(int((rows["certified"] > 0).sum()), len(rows))
+    positive = int((rows["certified"] > 0).sum())
+    if not positive:
+        return f"Certified ({kind}): none of the {len(rows)} test images has a certificate above zero."
+    share = percent(positive, len(rows))
     return (
         f"Certified ({kind}): for half of the {len(rows)} test images, every {NORMS[group.norm]} perturbation up to "
         f"{plain(spread.parts()[0]) if spread else 0} keeps the reconstruction within r; "
