@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Spread = Literal["constant", "bounded", "std", "variance", "log_variance"]
+Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
 CERTIFICATES = ("barrett", "isotropic", "shift", "first_order")
 
@@ -164,7 +165,7 @@ class AttackOptions:
     objective: Literal["damage", "latent"] = "damage"
     margin: bool = True
     radii: tuple[float, ...] = ()
-    norm: Literal["2", "inf"] = "2"
+    norm: Norm = "2"
     reconstruction: Reconstruction = "sampled"
     steps: int = 40
     restarts: int = 2

@@ -46,6 +46,8 @@ class Row:
     p: float = 0.5
     rho: float | None = None
     """Radius of a fixed-radius attack; for an attacked margin the largest radius tried without success."""
+    fixed_radius: bool = False
+    """Whether `rho` was given to an attack, rather than found."""
     margin: float | None = None
     """Certified, estimated or attacked margin; infinite for an attack that found nothing up to its largest radius."""
     reconstruction: Literal["sampled", "anchored", "mean"] = "sampled"
@@ -68,6 +70,7 @@ class Row:
 
 
 _TYPES = {
+    "fixed_radius": pa.bool_(),
     "sample_id": pa.int64(),
     "seed": pa.int64(),
     "n_forward": pa.int64(),

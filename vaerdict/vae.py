@@ -101,7 +101,7 @@ def check_images(vae: VAE, images: Tensor) -> None:
     if not torch.isfinite(images).all():
         raise ValueError("expected finite pixels, got NaN or infinity")
     low, high = vae.input_range
-    least, most = float(images.min()), float(images.max())
+    least, most = (float(value) for value in images.detach().aminmax())
     if least < low or most > high:
         raise ValueError(f"expected pixels in [{low:g}, {high:g}], got [{least:g}, {most:g}]")
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vaerdict.data import Images
 from vaerdict.lipschitz import freeze
-from vaerdict.models.checkpoint import save_vae
+from vaerdict.models.checkpoint import load_vae, save_vae
 from vaerdict.models.gaussian import GaussianVAE
 from vaerdict.models.networks import build_vae
 from vaerdict.models.objective import elbo
@@ -50,7 +50,7 @@ def train(
         device: torch device.
 
     Returns:
-        The trained model, frozen, in evaluation mode.
+        The trained model, frozen, in evaluation mode, as `load_vae` reads it from the folder.
 
     Raises:
         ValueError: the folder holds a training run with another configuration (its number of epochs included: the
@@ -91,7 +91,7 @@ def train(
         write_atomic(state, _pack(vae, optimiser, identity, history))
     freeze(vae.eval())
     save_vae(folder, vae, model, facts)
-    return vae
+    return load_vae(folder).to(device)
 
 
 def evaluate_elbo(vae: GaussianVAE, pixels: Tensor, model: ModelOptions, batch_size: int = 256, seed: int = 0) -> float:

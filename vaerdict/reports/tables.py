@@ -11,7 +11,6 @@ from vaerdict.reports.groups import NORMS, QUESTION, STRENGTHS, Group, groups, l
 from vaerdict.reports.rounding import percent
 
 WORST = "worst of all"
-_SLACK = 1e-6
 _NAMES = {"dataset": "data", "norm": "norm", "r": "r", "p": "p", "reconstruction": "reconstruction"}
 
 
@@ -118,18 +117,12 @@ def _one_count(table: pd.DataFrame) -> pd.DataFrame:
 def fixed_radius(table: pd.DataFrame) -> pd.DataFrame:
     """Give the attacks that were run at a fixed radius.
 
-    A search for the margin is told apart by its margins: most lie beyond `rho`, its largest radius without success.
-
     >>> from vaerdict import results
     >>> len(fixed_radius(results.frame([])))
     0
     """
-    held = (table["kind"] == "attack") & (table["status"] == "ok") & table["damage"].notna() & table["rho"].notna()
-    rows = table[held]
-    found = rows[rows["margin"] < np.inf]
-    beyond = (found["margin"] > found["rho"] * (1 + _SLACK)).groupby(found["method"]).mean()
-    searches = set(beyond[beyond > 0.5].index)
-    return rows[~rows["method"].isin(searches)]
+    held = (table["kind"] == "attack") & (table["status"] == "ok") & table["damage"].notna()
+    return table[held & table["fixed_radius"].eq(True)]
 
 
 def _table(lines: Any) -> pd.DataFrame:

@@ -1,0 +1,184 @@
+"""The two verbs: `attack` at a given radius, `attack_margin` for the smallest radius. Images in, rows out."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaerdict.attacks.batch import Batch
+from vaerdict.attacks.evaluate import Evaluation, Verdict, evaluate
+from vaerdict.attacks.margin import MarginSearch, narrow, threat
+from vaerdict.attacks.objectives import MaximumDamage, Objective
+from vaerdict.attacks.pgd import PGD, search
+from vaerdict.attacks.question import Norm, Question, Reconstruction
+from vaerdict.attacks.rows import NOT_FINITE, Finding
+from vaerdict.attacks.task import Task, check_radius
+from vaerdict.attacks.threat import Ball
+from vaerdict.attacks.verify import shared, verify
+from vaerdict.results import Row
+from vaerdict.vae import VAE
+
+_DAMAGE = MaximumDamage()
+_PGD = PGD()
+_SEARCH = MarginSearch()
+_EVALUATION = Evaluation()
+_FINE_EVALUATION = Evaluation(samples=10_000)
+"""A margin's excess over the truth is mostly the judge's interval, so a margin pays for a narrow one."""
+
+
+def attack(
+    vae: VAE,
+    images: Float[Tensor, "batch ..."],
+    *,
+    radius: float | Float[Tensor, " batch"],
+    r: float,
+    p: float = 0.5,
+    norm: Norm = "2",
+    objective: Objective = _DAMAGE,
+    reconstruction: Reconstruction = "sampled",
+    options: PGD = _PGD,
+    evaluation: Evaluation = _EVALUATION,
+    seed: int = 0,
+    sample_ids: Sequence[int] | None = None,
+    dataset: str = "",
+    r_relative: float | None = None,
+    witness_folder: Path | None = None,
+) -> list[Row]:
+    """Look for the most harmful perturbation of at most the given radius (THEORY 8), one row per image.
+
+    A row's `damage` is the mean `|Delta|` at the best perturbation found; its `margin` is that perturbation's norm if
+    it breaks r-robustness (`P(|Delta| <= r) <= p`, decided by the judge on fresh noise), else infinite; `rho` is the
+    radius. `n_forward` counts evaluations of the encoder and of the decoder, each image or latent once and the judge's
+    included, `n_backward` those that were differentiated; both are means over the chunk, rounded up; `time_s` is one
+    image's share of the chunk's wall time.
+
+    Args:
+        vae: the model, a torch module; it comes back as it was lent.
+        images: `[B, *input_shape]`, pixels in `input_range`.
+        radius: one for all or one per image, in pixel units.
+        r: L2 distance between reconstructions that counts as damage, in pixel units.
+        p: level in [1/2, 1).
+        norm: norm of the perturbation, "2" or "inf".
+        objective: what to maximise.
+        reconstruction: which change is meant (THEORY 1).
+        options: of the search.
+        evaluation: of the judge.
+        seed: of all noise; a sample's noise depends on it and on the sample's id only.
+        sample_ids: one per image; by default their positions.
+        dataset: the data's name, for the rows.
+        r_relative: `r` as a share of a typical distance, for the rows.
+        witness_folder: where to write one `.npz` per image with a verdict; rows name it relative to its parent.
+
+    Raises:
+        ValueError: an argument is out of its range or of another shape than the images ask for.
+        TypeError: the model is not a torch module.
+
+    >>> from vaerdict.vae import Posterior
+    >>> class Identity(torch.nn.Module):
+    ...     name, input_shape, input_range, latent = "identity", (4,), (-1.0, 1.0), 4
+    ...     def encode(self, images): return Posterior(images, torch.full_like(images, 0.1))
+    ...     def decode(self, latents): return latents
+    >>> (row,) = attack(Identity(), torch.zeros(1, 4), radius=0.5, r=0.4, reconstruction="mean")
+    >>> f"{row.damage:.3f} {row.margin:.3f}"
+    '0.500 0.500'
+    """
+    question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
+    _check_judge(question, evaluation)
+    task = Task(
+        vae=vae, images=images, question=question, objective=objective, evaluation=evaluation, options=options,
+        optimiser="pgd", seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
+        witness_folder=witness_folder,
+    )  # fmt: skip
+    radii = check_radius(radius, images)
+
+    def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
+        ball = Ball(norm=norm, radius=radii[chunk], box=vae.input_range, center=batch.images)
+        delta, sane = search(batch, part, ball, options, "radius")
+        verdicts = evaluate(batch, ball, delta, evaluation, "radius")
+        return list(map(_at_radius, verdicts, sane.tolist(), ball.radius.tolist()))
+
+    return task.run(find)
+
+
+def attack_margin(
+    vae: VAE,
+    images: Float[Tensor, "batch ..."],
+    *,
+    r: float,
+    p: float = 0.5,
+    norm: Norm = "2",
+    objective: Objective = _DAMAGE,
+    reconstruction: Reconstruction = "sampled",
+    options: MarginSearch = _SEARCH,
+    evaluation: Evaluation = _FINE_EVALUATION,
+    seed: int = 0,
+    sample_ids: Sequence[int] | None = None,
+    dataset: str = "",
+    r_relative: float | None = None,
+    witness_folder: Path | None = None,
+) -> list[Row]:
+    """Look for the smallest perturbation that breaks r-robustness: a margin from above (THEORY 8), one row per image.
+
+    A row's `margin` is the norm, rounded up, of a perturbation at which the judge found `P(|Delta| <= r) <= p` with the
+    evaluation's confidence, all attempts counted; infinite with a `reason` where no such perturbation was found. `rho`
+    is the largest radius below it that was tried without success. Costs are counted as in `attack`, where the other
+    arguments are described too.
+
+    Raises:
+        ValueError: an argument is out of its range or of another shape than the images ask for.
+        TypeError: the model is not a torch module.
+
+    >>> from vaerdict.vae import Posterior
+    >>> class Identity(torch.nn.Module):
+    ...     name, input_shape, input_range, latent = "identity", (4,), (-1.0, 1.0), 4
+    ...     def encode(self, images): return Posterior(images, torch.full_like(images, 0.1))
+    ...     def decode(self, latents): return latents
+    >>> (row,) = attack_margin(Identity(), torch.zeros(1, 4), r=0.4, reconstruction="mean")
+    >>> f"{row.margin:.3f}"
+    '0.400'
+    """
+    question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
+    _check_judge(question, shared(evaluation, options))
+    task = Task(
+        vae=vae, images=images, question=question, objective=objective, evaluation=evaluation, options=options,
+        optimiser="bisection", seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
+        witness_folder=witness_folder,
+    )  # fmt: skip
+
+    def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
+        ball = threat(batch, options)
+        trail = narrow(batch, part, ball, options)
+        verdicts = verify(batch, ball, trail, options, evaluation)
+        margins = torch.tensor([verdict.size if verdict else math.inf for verdict in verdicts])
+        failures = trail.largest_failure(margins.to(batch.images)).tolist()
+        return list(map(_of_margin, verdicts, failures, trail.found.tolist(), trail.sane.tolist()))
+
+    return task.run(find)
+
+
+def _check_judge(question: Question, evaluation: Evaluation) -> None:
+    if question.draws:
+        evaluation.check_level(question.p)
+
+
+def _at_radius(verdict: Verdict, sane: bool, radius: float) -> Finding:
+    if not (sane and verdict.finite):
+        reason = NOT_FINITE
+    else:
+        reason = "" if verdict.success else "the perturbation found at this radius does not break r-robustness"
+    return Finding(verdict=verdict, rho=radius, fixed=True, reason=reason)
+
+
+def _of_margin(verdict: Verdict | None, failure: float, found: bool, sane: bool) -> Finding:
+    if verdict:
+        reason = ""
+    elif not sane:
+        reason = NOT_FINITE
+    elif found:
+        reason = "no perturbation passed the judge"
+    else:
+        reason = f"nothing found up to the largest radius, {failure:g}"
+    return Finding(verdict=verdict, rho=failure, fixed=False, reason=reason)

@@ -1,0 +1,119 @@
+"""A call's arguments, checked once, and the loop over its images: chunk by chunk into rows."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaerdict.attacks.batch import Batch, Meter
+from vaerdict.attacks.evaluate import Evaluation
+from vaerdict.attacks.margin import MarginSearch
+from vaerdict.attacks.objectives import Objective
+from vaerdict.attacks.pgd import PGD
+from vaerdict.attacks.question import Question
+from vaerdict.attacks.rows import Finding, make_row, write_witness
+from vaerdict.options import require
+from vaerdict.results import Row, subjects
+from vaerdict.vae import VAE, borrowed, check_images, fingerprint
+
+Find = Callable[[Batch, Objective, slice], list[Finding]]
+"""A search: from one chunk, its objective and its place among the images to one finding per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that both verbs are given."""
+
+    vae: VAE
+    images: Tensor
+    question: Question
+    objective: Objective
+    evaluation: Evaluation
+    options: PGD | MarginSearch
+    optimiser: str
+    seed: int
+    sample_ids: Sequence[int] | None
+    dataset: str
+    r_relative: float | None
+    witness_folder: Path | None
+
+    def __post_init__(self) -> None:
+        require(self.images.is_floating_point(), "floating-point `images`", self.images.dtype)
+        check_images(self.vae, self.images.detach())
+        self.objective.check(self.vae, self.images)
+        if self.sample_ids is not None:
+            require(len(self.sample_ids) == len(self.images), f"{len(self.images)} `sample_ids`", len(self.sample_ids))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The samples' ids, by default their positions."""
+        return tuple(range(len(self.images)) if self.sample_ids is None else map(int, self.sample_ids))
+
+    def run(self, find: Find) -> list[Row]:
+        """Search chunk after chunk with the model borrowed, and give one row per image in their order."""
+        rows: list[Row] = []
+        with borrowed(self.vae) as lent:
+            sha256 = fingerprint(lent)
+            for start in range(0, len(self.images), self.options.batch_size):
+                rows += self._chunk(slice(start, start + self.options.batch_size), sha256, find)
+        return rows
+
+    def _chunk(self, chunk: slice, sha256: str, find: Find) -> list[Row]:
+        meter, images, ids = Meter(self.vae), self.images[chunk].detach(), self.ids[chunk]
+        began = time.perf_counter()
+        batch = Batch.of(meter, images, self.question, self.seed, ids)
+        findings = find(batch, self.objective.part(chunk), chunk)
+        facts = {
+            "method": f"{self.optimiser}-{self.objective.name}",
+            "r_relative": self.r_relative,
+            "confidence": self.evaluation.confidence if self.question.draws else None,
+            "seed": self.seed,
+            "n_forward": math.ceil(meter.forward / len(images)),
+            "n_backward": math.ceil(meter.backward / len(images)),
+            "time_s": (time.perf_counter() - began) / len(images),
+            "device": str(images.device),
+            "dtype": str(images.dtype).removeprefix("torch."),
+        }
+        who = subjects(self.vae.name, sha256, self.dataset, images.cpu().numpy(), ids)
+        return [
+            self._row(subject, image, finding, self._constants(chunk.start + i), facts)
+            for i, (subject, image, finding) in enumerate(zip(who, images, findings, strict=True))
+        ]
+
+    def _row(
+        self, subject: dict[str, Any], image: Tensor, finding: Finding, constants: dict[str, Any], facts: dict[str, Any]
+    ) -> Row:
+        row = make_row(subject, self.question, finding, constants, facts)
+        if self.witness_folder is None:
+            return row
+        return write_witness(Path(self.witness_folder), row, self.vae, image, finding)
+
+    def _constants(self, index: int) -> dict[str, Any]:
+        return {
+            **self.objective.describe(index),
+            "options": asdict(self.options),
+            "evaluation": asdict(self.evaluation),
+            "input_range": list(self.vae.input_range),
+        }
+
+
+def check_radius(radius: float | Tensor, images: Tensor) -> Tensor:
+    """Give one radius per image, on the images' device and in their type.
+
+    >>> check_radius(0.5, torch.zeros(2, 1, 1, 3))
+    tensor([0.5000, 0.5000])
+
+    Raises:
+        ValueError: a radius is negative or not finite, or there is not one per image.
+    """
+    radii = torch.as_tensor(radius).detach().to(images)
+    shape = tuple(radii.shape)
+    require(shape in ((), (len(images),)), f"`radius` of shape () or ({len(images)},)", shape)
+    bad = [value for value in radii.flatten().tolist() if not (value >= 0 and math.isfinite(value))]
+    require(not bad, "a finite `radius` >= 0", f"{bad[0]:g}" if bad else "")
+    return radii.expand(len(images))
