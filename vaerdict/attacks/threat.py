@@ -109,14 +109,17 @@ class Ball:
     def random_start(self, noise: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Turn standard normal noise into starts: uniform on the sphere (L2) or in the cube, folded into the box.
 
-        A pixel that would leave the box goes the other way first: cut off, an image in a corner could start at zero.
+        A pixel that would leave the box goes to the side with more room: cut off, an image in a corner could start at
+        zero.
         """
         if self.norm == "2":
             start = scaled(noise, self.radius / _nonzero(size(noise, "2")))
         else:
             start = scaled(torch.erf(noise / 2**0.5), self.radius)
+        low, high = self.box
         moved = self.center + start
-        return self.project(torch.where((moved < self.box[0]) | (moved > self.box[1]), -start, start))
+        roomy = torch.where(high - self.center >= self.center - low, start.abs(), -start.abs())
+        return self.project(torch.where((moved < low) | (moved > high), roomy, start))
 
 
 def _nonzero(lengths: Tensor) -> Tensor:
