@@ -32,7 +32,10 @@ Options = TypeVar("Options")
 
 
 class _Parser(ArgumentParser):
-    """jsonargparse with dashes in option names and errors of one line."""
+    """jsonargparse with dashes in option names, no abbreviations, and errors of one line."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(allow_abbrev=False, **facts)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with status 2."""
@@ -151,7 +154,8 @@ def _save_config(command: _Parser, name: str, chosen: Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     parser, commands = _build_parsers()
-    values: Any = parser.parse_args([_underscored(argument) for argument in arguments or sys.argv[1:]])
+    typed = sys.argv[1:] if arguments is None else arguments
+    values: Any = parser.parse_args([_underscored(argument) for argument in typed])
     if values.subcommand is None:
         parser.print_help()
         sys.exit(2)
@@ -172,3 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("vaerdict: interrupted; finished parts are kept, the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
