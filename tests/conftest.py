@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# One thread: the tests' matrices are small, and several workers share the machine.
+torch.set_num_threads(1)
+
 
 def _global_state() -> tuple[object, ...]:
     return (

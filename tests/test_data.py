@@ -312,7 +312,10 @@ def test_a_missing_file_is_named(tmp_path: Path, spec: str) -> None:
 @pytest.mark.parametrize("name", ["data.pkl", "data.PT", "model.pth", "data.pickle", "data.joblib", "last.ckpt"])
 @pytest.mark.parametrize("spec", ["{}", "npz:{}[x]", "idx:{}"])
 def test_pickles_are_refused_unopened(tmp_path: Path, spec: str, name: str) -> None:
-    assert_refused(f"expected data that cannot run code, got the pickle .*{name}", spec.format(tmp_path / name))
+    assert_refused(
+        rf"expected a file that cannot run code \(npz, safetensors\), got the pickle .*{name}",
+        spec.format(tmp_path / name),
+    )
 
 
 class Bomb:

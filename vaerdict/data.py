@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vaerdict.options import refuse_pickle
 from vaerdict.results import array_sha256
 
 Split = Literal["train", "test"]
 SPECS = ("digits", "npz:PATH[IMAGES,LABELS]", "folder:PATH", "idx:IMAGES_FILE,LABELS_FILE")
 """The forms of a spec; labels are optional, and `{split}` stands for the split in npz and idx specs."""
 
-_PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"})
 _CHANNELS = (1, 3, 4)
 _DIGITS_TRAIN = 1500
 _BROKEN = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -127,7 +127,7 @@ def _read(spec: str, split: str, window: slice) -> _Source:
         return _read_folder(Path(location), split, window)
     if Path(spec).is_dir():
         return _read_folder(Path(spec), split, window)
-    _refuse_pickle(Path(spec))
+    refuse_pickle(Path(spec))
     raise ValueError(f"expected images as one of {'; '.join(SPECS)}; got {spec!r}")
 
 
@@ -274,14 +274,9 @@ def _select(count: int, window: slice, name: str) -> range:
 
 
 def _check_file(path: Path) -> None:
-    _refuse_pickle(path)
+    refuse_pickle(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected a file at {path}, found none")
-
-
-def _refuse_pickle(path: Path) -> None:
-    if path.suffix.lower() in _PICKLES:
-        raise ValueError(f"expected data that cannot run code, got the pickle {path}: save its arrays as npz")
 
 
 def _encode(source: _Source, input_range: tuple[float, float]) -> np.ndarray:

@@ -6,11 +6,16 @@ The command line, the YAML files and the saved configuration are made from them.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 Spread = Literal["constant", "bounded", "std", "variance", "log_variance"]
+NativeSpread = Literal["constant", "bounded", "log_variance"]
+Family = Literal["lipschitz", "plain", "conv"]
+Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
+_PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
 CERTIFICATES = ("barrett", "isotropic", "shift", "first_order")
 
 
@@ -41,6 +46,18 @@ def require_known(kind: str, names: Collection[str], known: Collection[str]) -> 
     for name in names:
         if name not in known:
             raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse file formats that can run code when they are read.
+
+    Raises:
+        ValueError: the file's ending is one of a pickle's.
+
+    >>> refuse_pickle(Path("model.safetensors"))
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise ValueError(f"expected a file that cannot run code (npz, safetensors), got the pickle {path}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +99,20 @@ class ModelOptions:
         beta: Weight of the KL term in training.
     """
 
-    family: Literal["lipschitz", "plain", "conv"] = "lipschitz"
+    family: Family = "lipschitz"
     latent: int = 10
     hidden: tuple[int, ...] = (256, 256)
     a: float = 5.0
     b: float = 5.0
-    spread: Literal["constant", "bounded", "log_variance"] = "constant"
+    spread: NativeSpread = "constant"
     std: float = 0.1
-    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    likelihood: Likelihood = "bernoulli"
     observation_std: float = 0.1
     beta: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, known in (("family", Family), ("spread", NativeSpread), ("likelihood", Likelihood)):
+            require_known(name, [getattr(self, name)], get_args(known))
         require(self.latent >= 1, "`latent` >= 1", self.latent)
         widths_fit = all(width > 0 and width % 2 == 0 for width in self.hidden)
         require(widths_fit, "even positive `hidden` widths", self.hidden)

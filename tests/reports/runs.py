@@ -69,8 +69,9 @@ def fixed(model: str, method: str, rho: float) -> list[Row]:
     damage = R[model] * rho / attacked * (1.0 if method == "pgd-damage" else 0.9)
     return [
         Row(
-            **base(model, i), kind="attack", strength="empirical", method=method, rho=rho, fixed_radius=True, damage=float(d), seed=7,
-            margin=rho if rho >= attacked[i] and d > R[model] else float("inf"), n_forward=50, n_backward=50,
+            **base(model, i), kind="attack", strength="empirical", method=method, rho=rho, fixed_radius=True,
+            margin=rho if rho >= attacked[i] and d > R[model] else float("inf"),
+            damage=float(d), seed=7, n_forward=50, n_backward=50,
         )
         for i, d in enumerate(damage)
     ]  # fmt: skip

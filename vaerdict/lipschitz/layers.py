@@ -66,7 +66,7 @@ class SemiOrthogonal(nn.Module):
     def forward(self, free: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """Turn free weights into the constrained matrix."""
         if free.shape[0] < free.shape[1]:
-            return self.forward(free.T).T
+            return self.forward(free.T).T.contiguous()  # as a loaded weight is: the same products, bit for bit
         columns = free.shape[1]
         square, rest = free[:columns], free[columns:]
         skewed = square - square.T + rest.T @ rest

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from vaerdict.models.gaussian import GaussianVAE
 from vaerdict.models.networks import build_vae
-from vaerdict.options import ModelOptions, require
+from vaerdict.options import ModelOptions, refuse_pickle, require
 from vaerdict.results import write_atomic
-
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin")
 
 
 def save_vae(folder: Path, vae: GaussianVAE, options: ModelOptions, facts: dict[str, Any]) -> None:
@@ -98,20 +96,6 @@ def _check_finite(source: object, weights: dict[str, Tensor]) -> None:
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{source} holds NaN or infinity in weight {name!r}")
-
-
-def refuse_pickle(path: Path) -> None:
-    """Refuse file formats that can run code when they are read.
-
-    Raises:
-        ValueError: the file's ending is one of a pickle's.
-
-    >>> refuse_pickle(Path("model.safetensors"))
-    """
-    if path.suffix.lower() in _PICKLES:
-        raise ValueError(
-            f"{path} may be a pickle, which can run any code: expected a model folder or a .safetensors file"
-        )
 
 
 def vae_from_factory(factory: str, weights: Path | None = None) -> GaussianVAE:

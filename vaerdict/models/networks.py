@@ -1,17 +1,13 @@
 """The native architectures, built from `ModelOptions`."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
-from typing import get_args, get_type_hints
 
 from torch import nn
 
 from vaerdict.lipschitz import MaxMin, lipschitz_linear
 from vaerdict.models.gaussian import GaussianVAE
-from vaerdict.options import ModelOptions, require, require_known
-
-_Dense = Callable[[int, int], nn.Linear]
+from vaerdict.options import ModelOptions, require
 
 
 def build_vae(
@@ -32,22 +28,20 @@ def build_vae(
         constrained: False makes the layers of a Lipschitz VAE ordinary ones, to take the weights of a frozen one.
 
     Raises:
-        ValueError: Bernoulli with another range; the convolutional family with sides that 4 does not divide; a family,
-            spread or likelihood that is not known.
+        ValueError: Bernoulli with another range; the convolutional family with sides that 4 does not divide.
 
     >>> vae = build_vae(ModelOptions(latent=3, hidden=(8,)), name="toy", input_shape=(1, 4, 4))
     >>> vae.latent, vae.spread
     (3, 'constant')
     """
-    kinds = get_type_hints(ModelOptions)
-    for choice in ("family", "spread", "likelihood"):  # a configuration read from a file is checked by nobody else
-        require_known(choice, [getattr(options, choice)], get_args(kinds[choice]))
     bernoulli = options.likelihood == "bernoulli"
     if bernoulli:
         require(tuple(input_range) == (0.0, 1.0), "pixels in [0, 1] with the Bernoulli likelihood", input_range)
     outputs = options.latent + {"constant": 0, "bounded": 1, "log_variance": options.latent}[options.spread]
-    build = _convolutional if options.family == "conv" else _dense
-    encoder, decoder = build(options, input_shape, outputs, constrained)
+    if options.family == "conv":
+        encoder, decoder = _convolutional(options.latent, input_shape, outputs)
+    else:
+        encoder, decoder = _dense(options, input_shape, outputs, constrained)
     return GaussianVAE(
         encoder,
         nn.Sequential(*decoder, nn.Sigmoid()) if bernoulli else decoder,
@@ -63,35 +57,37 @@ def build_vae(
 def _dense(
     options: ModelOptions, input_shape: tuple[int, ...], outputs: int, constrained: bool
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Build a dense encoder and its mirror, the Lipschitz budget shared equally among the layers."""
+    """Build a dense encoder and its mirror."""
     pixels = math.prod(input_shape)
-    widths = [pixels, *options.hidden, outputs]
-    mirror = [options.latent, *reversed(options.hidden), pixels]
-    slope = 0.25 if options.likelihood == "bernoulli" else 1.0  # of the decoder's last activation
-    layers = len(widths) - 1
-    lipschitz = options.family == "lipschitz"
-
-    def dense(budget: float) -> _Dense:
-        return lambda i, o: (
-            lipschitz_linear(i, o, budget ** (1 / layers)) if lipschitz and constrained else nn.Linear(i, o)
-        )
-
-    activation = MaxMin if lipschitz else nn.ReLU
-    encoder = nn.Sequential(nn.Flatten(), *_chain(widths, dense(options.b), activation))
-    decoder = nn.Sequential(*_chain(mirror, dense(options.a / slope), activation), nn.Unflatten(1, input_shape))
-    return encoder, decoder
+    widths, mirror = [pixels, *options.hidden, outputs], [options.latent, *reversed(options.hidden), pixels]
+    if options.family == "plain":
+        encoder, decoder = _plain_layers(widths), _plain_layers(mirror)
+    else:
+        slope = 0.25 if options.likelihood == "bernoulli" else 1.0  # of the decoder's last activation
+        encoder = _lipschitz_layers(widths, options.b, constrained)
+        decoder = _lipschitz_layers(mirror, options.a / slope, constrained)
+    return nn.Sequential(nn.Flatten(), *encoder), nn.Sequential(*decoder, nn.Unflatten(1, input_shape))
 
 
-def _chain(widths: list[int], dense: _Dense, activation: type[nn.Module]) -> list[nn.Module]:
+def _plain_layers(widths: list[int]) -> list[nn.Module]:
+    return _with_activations([nn.Linear(i, o) for i, o in pairwise(widths)], nn.ReLU)
+
+
+def _lipschitz_layers(widths: list[int], budget: float, constrained: bool) -> list[nn.Module]:
+    """Share the budget equally among the layers."""
+    norm = budget ** (1 / (len(widths) - 1))
+    dense = [lipschitz_linear(i, o, norm) if constrained else nn.Linear(i, o) for i, o in pairwise(widths)]
+    return _with_activations(dense, MaxMin)
+
+
+def _with_activations(dense: list[nn.Linear], activation: type[nn.Module]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [dense(inputs, outputs), activation()]
+    for layer in dense:
+        layers += [layer, activation()]
     return layers[:-1]
 
 
-def _convolutional(
-    options: ModelOptions, input_shape: tuple[int, ...], outputs: int, constrained: bool
-) -> tuple[nn.Sequential, nn.Sequential]:
+def _convolutional(latent: int, input_shape: tuple[int, ...], outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Build two strided convolutions and their mirror."""
     channels, height, width = input_shape
     require(height % 4 == 0 and width % 4 == 0, "image sides that 4 divides for the conv family", (height, width))
@@ -106,7 +102,7 @@ def _convolutional(
         nn.Linear(features, outputs),
     )
     decoder = nn.Sequential(
-        nn.Linear(options.latent, features),
+        nn.Linear(latent, features),
         nn.ReLU(),
         nn.Unflatten(1, inner),
         nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1),
