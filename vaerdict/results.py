@@ -180,22 +180,22 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
     """Hold certificates and attacks against each other, one line per model, sample and question.
 
     Returns columns `certified` (best certificate), `certified_by`, `attacked` (smallest attacked margin),
-    `attacked_by` and `ratio = certified / attacked`, besides `model`, `dataset`, `sample_id` and the key columns.
+    `attacked_by`, `witness` (of that attack) and `ratio = certified / attacked`, besides `model`, `dataset`,
+    `sample_id` and the key columns.
     """
     table = table[(table["status"] == "ok") & table["margin"].notna()]
     names = [*KEY, "model", "dataset", "sample_id"]
-    best = {
-        "certified": table[table["kind"] == "certificate"].sort_values("margin", ascending=False),
-        "attacked": table[table["kind"] == "attack"].sort_values("margin"),
-    }
-    sides = [
-        rows.groupby(names, sort=True, dropna=False)[["margin", "method"]].first()
-        .rename(columns={"margin": side, "method": f"{side}_by"})
-        for side, rows in best.items()
-    ]  # fmt: skip
-    joined = sides[0].join(sides[1], how="outer").reset_index()
+    certificates = table[table["kind"] == "certificate"].sort_values("margin", ascending=False, kind="stable")
+    attacks = table[table["kind"] == "attack"].sort_values("margin", kind="stable")
+    certified = certificates.drop_duplicates(names).set_index(names)[["margin", "method"]]
+    attacked = attacks.drop_duplicates(names).set_index(names)[["margin", "method", "witness"]]
+    joined = (
+        certified.rename(columns={"margin": "certified", "method": "certified_by"})
+        .join(attacked.rename(columns={"margin": "attacked", "method": "attacked_by"}), how="outer")
+        .reset_index()
+    )
     joined["ratio"] = joined["certified"] / joined["attacked"]
-    return joined
+    return joined.sort_values(names, ignore_index=True)
 
 
 class Contradiction(AssertionError):
@@ -214,10 +214,11 @@ def check_contradictions(table: pd.DataFrame) -> None:
     beaten = joined[joined["certified"] > joined["attacked"]]
     if len(beaten):
         worst = beaten.sort_values("ratio").iloc[-1]
+        witness = f", witness {worst.witness}" if isinstance(worst.witness, str) else ""
         raise Contradiction(
             f"{len(beaten)} certificates are contradicted; the worst is sample {worst.sample_id} of {worst.model}: "
             f"{worst.certified_by} certifies {worst.certified:.6g}, "
-            f"{worst.attacked_by} succeeds at {worst.attacked:.6g}"
+            f"{worst.attacked_by} succeeds at {worst.attacked:.6g}{witness}"
         )
 
 

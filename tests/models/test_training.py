@@ -154,7 +154,7 @@ def test_the_model_is_frozen_and_evaluates_as_it_was_trained(
     assert not any(part.training or is_parametrized(part) for part in vae.modules())
     assert all(torch.equal(one, other) for one, other in zip(trained[0], weights(vae), strict=True))
     for one, other in zip(trained[1], outputs(vae), strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)  # the order of sums follows the weights' layout
+        assert torch.equal(one, other)
 
 
 # --- it can be repeated ---
