@@ -23,12 +23,12 @@ class Target:
     met: bool
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Read the two options that every benchmark takes."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Give a parser with the two options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, under 60 s, results not written")
-    return parser.parse_args()
+    return parser
 
 
 def finish(name: str, options: argparse.Namespace, targets: list[Target], **results: Any) -> None:

@@ -4,13 +4,12 @@ Certified, attacked and ratio, median and quartiles, for both models. `r` is hal
 reconstructions of different test images. Needs `mnist.npz` in `../shared/data`.
 """
 
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
-from common import SHARED_DATA, Target, arguments, finish
+from common import SHARED_DATA, Target, finish, make_parser
 
 from vaerdict.data import load_images
 from vaerdict.models import train
@@ -42,7 +41,7 @@ def examine(folder: Path, family: str, quick: bool) -> dict[str, float]:
     seconds = time.perf_counter() - start
     history = pd.read_json(folder / "models" / family / "history.json")
     chosen = load_images(DATA, split="test", limit=20 if quick else 1000)
-    subject = make_subject(vae, chosen, QUESTION, 0, "cpu")
+    subject = make_subject(vae, DATA, chosen, QUESTION, 0, "cpu")
     run_units(folder, certificate_units(subject, CertifyOptions()), f"certify {family}")
     run_units(folder, attack_units(subject, AttackOptions(), folder), f"attack {family}")
     return {
@@ -61,29 +60,26 @@ def describe(pairs: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Run both models in a temporary folder, or in the one named by `--keep FOLDER`."""
-    keep = Path(sys.argv.pop()) if "--keep" in sys.argv[:-1] else None
-    if keep is not None:
-        sys.argv.remove("--keep")
-    options = arguments(__doc__ or "")
+    """Train, certify, attack and report on both models."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--keep", type=Path, help="folder of the run; a temporary one by default")
+    options = parser.parse_args()
     if not (SHARED_DATA / "mnist.npz").is_file():
         print("mnist: skipped, there is no mnist.npz in the shared data folder")
         return
     with tempfile.TemporaryDirectory() as temporary:
-        folder = keep or Path(temporary)
+        folder = options.keep or Path(temporary)
         facts = {family: examine(folder, family, options.quick) for family in ("lipschitz", "plain")}
         table = load(folder / "results")
         build_report(folder)
     print(summary(table))
-    closed = table[table["strength"] != "statistical"]
-    models = {
-        family: {"training": facts[family], "closed form": describe(part), "best of all": describe(every)}
-        for (family, part), (_, every) in zip(
-            sandwich(closed).groupby("model"), sandwich(table).groupby("model"), strict=True
-        )
-    }
     pairs = sandwich(table)
-    positive = models["lipschitz"]["closed form"]["share"]["certified > 0"]
+    models = {
+        family: {"training": facts[family]}
+        | {str(strength): describe(part) for strength, part in own.groupby("strength")}
+        for family, own in pairs.groupby("model")
+    }
+    positive = models["lipschitz"]["numerical"]["share"]["certified > 0"]
     beaten = int((pairs["certified"] > pairs["attacked"]).sum())
     slowest = max(fact["training_s"] for fact in facts.values())
     targets = [

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import Target, arguments, finish
+from common import Target, finish, make_parser
 
 from vaerdict.certify.closed_form import barrett_margins, isotropic_margins
 from vaerdict.data import Images
@@ -53,7 +53,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         certify_and_measure(int(sys.argv[2]))
         return
-    options = arguments(__doc__ or "")
+    options = make_parser(__doc__ or "").parse_args()
     torch.set_num_threads(1)
     closed_form_seconds(10)
     seconds = closed_form_seconds(1000)

@@ -5,7 +5,7 @@ With `b = 1` a margin is in units of `1 / b`: nothing else depends on `b`. `r / 
 
 import itertools
 
-from common import Target, arguments, finish
+from common import Target, finish, make_parser
 
 from vaerdict.certify import margin_barrett, margin_isotropic
 
@@ -30,7 +30,7 @@ def compare(latent: int, sigma: float, distance: float) -> dict[str, float | Non
 
 def main() -> None:
     """Compare, print the table, check the references."""
-    options = arguments(__doc__ or "")
+    options = make_parser(__doc__ or "").parse_args()
     latents = LATENTS[:2] if options.quick else LATENTS
     rows = [compare(*case) for case in itertools.product(latents, SIGMAS, DISTANCES)]
     print(f"{'d':>4} {'sigma':>6} {'r/a':>5} {'barrett':>9} {'isotropic':>10} {'ratio':>6}")

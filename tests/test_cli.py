@@ -195,7 +195,9 @@ def test_a_contradiction_ends_with_status_one(
     with pytest.raises(SystemExit) as stop:
         main(["certify", *options, "--methods=[isotropic]"])
     assert stop.value.code == 1
-    assert "isotropic certifies 100" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "isotropic (numerical) certifies 100" in said
+    assert "witness witnesses/bisection-damage" in said
 
 
 def test_design_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:

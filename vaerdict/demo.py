@@ -38,6 +38,6 @@ def run_demo(options: DemoOptions) -> tuple[Path, str]:
 
 
 def _examine(folder: Path, vae: GaussianVAE, images: Images, seed: int) -> None:
-    subject = make_subject(vae, images, QUESTION, seed, "cpu")
+    subject = make_subject(vae, "digits", images, QUESTION, seed, "cpu")
     run_units(folder, certificate_units(subject, CertifyOptions()), f"certify {subject.vae.name}")
     run_units(folder, attack_units(subject, AttackOptions(radii=RADII), folder), f"attack {subject.vae.name}")

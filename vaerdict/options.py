@@ -16,7 +16,7 @@ Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
-CERTIFICATES = ("barrett", "isotropic", "shift", "first_order")
+METHOD_NAMES = ("barrett", "isotropic", "shift", "first_order")
 
 
 def require(condition: bool, what: str, got: object) -> None:
@@ -160,7 +160,7 @@ class CertifyOptions:
     confidence: float = 0.999
 
     def __post_init__(self) -> None:
-        require_known("method", self.methods, CERTIFICATES)
+        require_known("method", self.methods, METHOD_NAMES)
         require(self.samples >= 1, "`samples` >= 1", self.samples)
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
 

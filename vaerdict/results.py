@@ -18,7 +18,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+from vaerdict import __version__
+
+SCHEMA_VERSION = 2
 KEY = ("model_sha256", "sample_sha256", "norm", "r", "p", "reconstruction")
 """The columns that must agree for a certificate and an attack to speak of the same margin."""
 
@@ -104,8 +106,9 @@ def canonical_json(value: Any) -> str:
 
 
 def unit_key(**facts: Any) -> str:
-    """Give the SHA-256 that names a unit of work by its content, the schema's version included."""
-    return hashlib.sha256(canonical_json({**facts, "schema": SCHEMA_VERSION}).encode()).hexdigest()
+    """Give the SHA-256 that names a unit of work by its content, the schema's and the package's version included."""
+    facts |= {"schema": SCHEMA_VERSION, "version": __version__}
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
 def subjects(
@@ -176,18 +179,33 @@ def _read(path: Path) -> pa.Table:
         raise ValueError(f"cannot read the part {path}: {error}") from None
 
 
-def sandwich(table: pd.DataFrame) -> pd.DataFrame:
-    """Hold certificates and attacks against each other, one line per model, sample and question.
+def one_per_question(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave one row per model, sample, question, method and radius.
 
-    Returns columns `certified` (best certificate), `certified_by`, `attacked` (smallest attacked margin),
-    `attacked_by`, `witness` (of that attack) and `ratio = certified / attacked`, besides `model`, `dataset`,
-    `sample_id` and the key columns.
+    Of several draws of one statistical method the one with the most samples is kept, then the one with the lowest seed:
+    a rule that does not look at the margin, so that each keeps its confidence.
     """
-    table = table[(table["status"] == "ok") & table["margin"].notna()]
+    names = [*KEY, "kind", "method", "strength", "fixed_radius"]
+    samples = pd.to_numeric(table["constants"].str.extract(r'"samples":(\d+)', expand=False))
+    radius = table["rho"].where(table["fixed_radius"].eq(True))
+    ranked = table.assign(_samples=samples, _radius=radius).sort_values(
+        ["_samples", "seed", "unit_key"], ascending=[False, True, True], kind="stable"
+    )
+    return ranked.drop_duplicates([*names, "_radius"]).sort_index().drop(columns=["_samples", "_radius"])
+
+
+def sandwich(table: pd.DataFrame) -> pd.DataFrame:
+    """Hold certificates and attacks against each other, one line per model, sample, question and strength.
+
+    Returns columns `strength` (of the certificate; empty where there is none), `certified` (best certificate of that
+    strength), `certified_by`, `attacked` (smallest attacked margin), `attacked_by`, `witness` (of that attack) and
+    `ratio = certified / attacked`, besides `model`, `dataset`, `sample_id` and the key columns.
+    """
+    table = one_per_question(table[(table["status"] == "ok") & table["margin"].notna()])
     names = [*KEY, "model", "dataset", "sample_id"]
     certificates = table[table["kind"] == "certificate"].sort_values("margin", ascending=False, kind="stable")
     attacks = table[table["kind"] == "attack"].sort_values("margin", kind="stable")
-    certified = certificates.drop_duplicates(names).set_index(names)[["margin", "method"]]
+    certified = certificates.drop_duplicates([*names, "strength"]).set_index(names)[["strength", "margin", "method"]]
     attacked = attacks.drop_duplicates(names).set_index(names)[["margin", "method", "witness"]]
     joined = (
         certified.rename(columns={"margin": "certified", "method": "certified_by"})
@@ -195,7 +213,7 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
         .reset_index()
     )
     joined["ratio"] = joined["certified"] / joined["attacked"]
-    return joined.sort_values(names, ignore_index=True)
+    return joined
 
 
 class Contradiction(AssertionError):
@@ -217,7 +235,7 @@ def check_contradictions(table: pd.DataFrame) -> None:
         witness = f", witness {worst.witness}" if isinstance(worst.witness, str) else ""
         raise Contradiction(
             f"{len(beaten)} certificates are contradicted; the worst is sample {worst.sample_id} of {worst.model}: "
-            f"{worst.certified_by} certifies {worst.certified:.6g}, "
+            f"{worst.certified_by} ({worst.strength}) certifies {worst.certified:.6g}, "
             f"{worst.attacked_by} succeeds at {worst.attacked:.6g}{witness}"
         )
 
@@ -228,7 +246,16 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "packages": {name: metadata.version(name) for name in packages},
     }
+
+
+def _processor() -> str:
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in facts.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()

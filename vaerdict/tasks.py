@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from vaerdict.certify import applicable, design_frontier
+from vaerdict.certify import choose_methods, design_frontier
 from vaerdict.data import Images, Split, load_images
-from vaerdict.lipschitz import NoSoundBound
 from vaerdict.models import GaussianVAE, load_vae, median_distance, train, vae_from_factory
 from vaerdict.options import (
     AttackOptions,
@@ -25,8 +25,12 @@ from vaerdict.options import (
     require,
 )
 from vaerdict.reports import summary
+from vaerdict.reports.rounding import round_down
 from vaerdict.results import load
 from vaerdict.sweeps import Subject, attack_units, certificate_units, run_units
+
+SCALE_IMAGES = 1000
+"""How many test images the typical distance between reconstructions is taken from."""
 
 
 def train_task(
@@ -35,10 +39,9 @@ def train_task(
     """Train a model; give it with its held-out ELBO in nats per image."""
     device = check_device(task.device)
     training_images = _images(data, "train", task.pixel_range)
-    spec = task.held_out or data.data
-    same = task.held_out is None and data.data.startswith(("npz:", "idx:")) and "{split}" not in data.data
-    require(not same, "`held-out` images, or `{split}` in `data`", data.data)
-    held_out = load_images(spec, split="test", input_range=task.pixel_range)
+    held_out = load_images(task.held_out or data.data, split="test", input_range=task.pixel_range)
+    same = held_out.sha256 == training_images.sha256
+    require(not same, "`held-out` images that are not the training images, or `{split}` in `data`", data.data)
     folder = Path(task.out)
     vae = train(
         folder,
@@ -58,7 +61,8 @@ def certify_task(
 ) -> str:
     """Certify the test images of a source; give the run's summary."""
     subject = _subject(source, data, question, run)
-    refuse_inapplicable(subject, options)
+    # What does not apply is refused here, before anything is written.
+    choose_methods(subject.vae, subject.images.pixels[:1].to(subject.device), options)
     run_units(Path(run.out), certificate_units(subject, options), f"certify {subject.vae.name}")
     return summary(load(Path(run.out) / "results"))
 
@@ -72,54 +76,36 @@ def attack_task(
     return summary(load(Path(run.out) / "results"))
 
 
-def refuse_inapplicable(subject: Subject, options: CertifyOptions) -> None:
-    """Refuse, before anything is written, what no row could come of.
-
-    Raises:
-        NoSoundBound: a method asked for by name does not apply, or no certificate at all does.
-    """
-    reasons = applicable(subject.vae, subject.images.pixels[:1].to(subject.device), options)
-    usable = [name for name, reason in reasons.items() if reason is None]
-    missing = [name for name in options.methods or reasons if name not in usable]
-    hopeless = not options.methods and usable == ["first_order"]
-    if hopeless or (options.methods and missing):
-        name = missing[0]
-        raise NoSoundBound(
-            f"{name} does not apply to {subject.vae.name}: {reasons[name]}; methods that apply: {', '.join(usable)}"
-        )
-
-
 def design_task(options: DesignOptions) -> str:
-    """Give the frontier of budgets as a table."""
+    """Give the frontier of budgets as a table; constants are rounded down, so that each promises what is asked."""
     designs = design_frontier(
         latent=options.latent, r=options.r, margin=options.margin, b=options.b, sigmas=options.sigmas, p=options.p
     )
     lines = [
-        f"Largest Lipschitz constant `a` of the decoder that promises a margin of {options.margin:g} at every input",
-        f"(r = {options.r:g}, p = {options.p:g}, {options.latent} latents, encoder b = {options.b:g}):",
+        f"Largest Lipschitz constant `a` of the decoder that promises a margin of {options.margin!r} at every input",
+        f"(r = {options.r!r}, p = {options.p!r}, {options.latent} latents, encoder b = {options.b!r}):",
         f"{'sigma':>8} {'a (Barrett)':>12} {'a (isotropic)':>14} {'a*b':>8} {'gain':>6}",
     ]
     for design in designs:
-        gain = f"{design.a_isotropic / design.a_barrett:6.2f}" if design.a_barrett else f"{'-':>6}"
-        lines.append(
-            f"{design.sigma:8.3g} {design.a_barrett:12.4f} {design.a_isotropic:14.4f} "
-            f"{design.a_isotropic * design.b:8.4f} {gain}"
-        )
+        theirs, ours = round_down(design.a_barrett, 5), round_down(design.a_isotropic, 5)
+        product = round_down(design.a_isotropic * design.b, 5)
+        gain = round_down(design.a_isotropic / design.a_barrett, 3) if design.a_barrett else "-"
+        lines.append(f"{design.sigma!r:>8} {theirs:>12} {ours:>14} {product:>8} {gain:>6}")
     return "\n".join(lines)
 
 
 def doctor_task() -> str:
-    """Say what is installed, which device there is, and what would be skipped."""
+    """Say what is installed, which device there is, and what is skipped without it."""
     lines = [f"vaerdict {metadata.version('vaerdict')}, torch {torch.__version__}, {torch.get_num_threads()} threads"]
-    lines.append(f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "GPU: none, runs on the CPU")
-    remedies = {
-        "foolbox": "pip install 'foolbox>=3.3.4,<4'",
-        "auto_LiRPA": "pip install --no-deps auto_LiRPA && pip install appdirs packaging",
-    }
-    for name, remedy in remedies.items():
+    lines.append(f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "GPU: none; runs on the CPU")
+    for name, use in {
+        "foolbox": "no method of this version uses it; pip install 'foolbox>=3.3.4,<4'",
+        "auto_LiRPA": "no method of this version uses it; pip install --no-deps auto_LiRPA",
+    }.items():
         found = importlib.util.find_spec(name) is not None
-        state = metadata.version(name) if found else f"missing; {remedy}"
-        lines.append(f"{name}: {state} (no method of this version uses it)")
+        lines.append(f"{name}: {metadata.version(name) if found else 'missing'} ({use})")
+    for name, use in {"chromium": "opens the report", "pdflatex": "compiles the report's tables"}.items():
+        lines.append(f"{name}: {shutil.which(name) or f'missing; the test that {use} is skipped'}")
     return "\n".join(lines)
 
 
@@ -135,7 +121,9 @@ def check_device(device: str) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"expected a usable torch device, got {device!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(
+            f"expected a usable torch device, got {device!r}: {str(error).splitlines()[0][:100]}"
+        ) from None
     return device
 
 
@@ -153,13 +141,18 @@ def _subject(source: ModelSource, data: DataOptions, question: Question, run: Ru
     images = _images(data, "test", vae.input_range)
     shape = tuple(images.pixels.shape[1:])
     require(shape == vae.input_shape, f"images of shape {vae.input_shape} for {vae.name}", f"{shape} in {images.name}")
-    return make_subject(vae.to(device), images, question, run.seed, device)
+    return make_subject(vae.to(device), data.data, images, question, run.seed, device)
 
 
-def make_subject(vae: GaussianVAE, images: Images, question: Question, seed: int, device: str) -> Subject:
-    """Put model, images and question together, `r` resolved from `r_relative` where that is given."""
+def make_subject(vae: GaussianVAE, spec: str, images: Images, question: Question, seed: int, device: str) -> Subject:
+    """Put model, images and question together.
+
+    Where `r_relative` is given, `r` is its share of the median distance between the reconstructions of the first test
+    images of the source `spec`, whichever of its images are chosen: certificates and attacks ask the same question.
+    """
     r = question.r
     if r is None:
         assert question.r_relative is not None
-        r = question.r_relative * median_distance(vae, images.pixels.to(device))
+        typical = load_images(spec, split="test", input_range=vae.input_range, limit=SCALE_IMAGES)
+        r = question.r_relative * median_distance(vae, typical.pixels.to(device))
     return Subject(vae=vae, images=images, r=r, r_relative=question.r_relative, p=question.p, seed=seed, device=device)

@@ -81,11 +81,16 @@ def fingerprint(module: nn.Module) -> str:
     False
     """
     digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+    for name, tensor in sorted(_tensors(module)):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Give parameters and buffers under each of their names: a layer used twice makes another model."""
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def check_images(vae: VAE, images: Tensor) -> None:

@@ -12,7 +12,7 @@ from scipy.stats import ncx2
 from torch import nn
 
 from tests.toys import LinearVAE, isotropic_vae
-from vaerdict.certify import applicable, certify, margin_isotropic, measure_sensitivity
+from vaerdict.certify import certify, choose_methods, margin_isotropic, measure_sensitivity
 from vaerdict.certify import run as run_module
 from vaerdict.lipschitz import MaxMin, NoSoundBound, lipschitz_linear
 from vaerdict.models import GaussianVAE, wrap
@@ -107,7 +107,7 @@ def test_a_moving_shared_spread_is_certified_and_holds_by_simulation() -> None:
 
 def test_an_unshared_spread_is_left_to_barrett() -> None:
     vae, x = moving_vae(shared=False), images(2, 6)
-    reasons = applicable(vae, x, CertifyOptions())
+    reasons = choose_methods(vae, x, CertifyOptions())
     assert reasons["barrett"] is None
     assert "share" in str(reasons["isotropic"])
     assert "depends on the image" in str(reasons["shift"])

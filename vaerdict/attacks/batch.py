@@ -33,12 +33,12 @@ class Meter:
     def encode(self, images: Tensor) -> Posterior:
         """Give the posterior of each image, and count."""
         self._count(images)
-        return self._vae.encode(images)
+        return self._vae.encode(images.clone())  # a first layer may work in place
 
     def decode(self, latents: Tensor) -> Tensor:
         """Give the mean reconstruction of each latent, and count."""
         self._count(latents)
-        return self._vae.decode(latents)
+        return self._vae.decode(latents.clone())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ def write_witness(folder: Path, row: Row, vae: VAE, image: Tensor, finding: Find
         return row
     pair = torch.stack([image, finding.verdict.adversarial])
     with torch.no_grad():
-        reconstructions = vae.decode(vae.encode(pair).mean)
+        reconstructions = vae.decode(vae.encode(pair.clone()).mean)
     content = io.BytesIO()
     np.savez(
         content,

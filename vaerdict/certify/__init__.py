@@ -2,14 +2,14 @@
 
 from vaerdict.certify.closed_form import margin_barrett, margin_isotropic
 from vaerdict.certify.design import Design, design_frontier
-from vaerdict.certify.run import applicable, certify
+from vaerdict.certify.run import certify, choose_methods
 from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
 
 __all__ = [
     "Design",
     "Sensitivity",
-    "applicable",
     "certify",
+    "choose_methods",
     "design_frontier",
     "margin_barrett",
     "margin_isotropic",

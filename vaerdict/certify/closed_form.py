@@ -62,10 +62,10 @@ def isotropic_margins(
         anchored: compare a sample with the reconstruction of the clean mean, not with a clean sample.
     """
     t = r / a
-    clean_variance = torch.zeros_like(std) if anchored else std.square()
+    clean = torch.zeros_like(std) if anchored else std
 
     def probability(rho: Tensor) -> Tensor:
-        spread = ((std + c * rho).square() + clean_variance).sqrt()
+        spread = torch.hypot(std + c * rho, clean)
         return isotropic_probability(latent, t, b * rho, spread)
 
     return solve_margin(probability, p, torch.full_like(std, t / b))

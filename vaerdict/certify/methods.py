@@ -15,7 +15,7 @@ from vaerdict.certify.monte_carlo import clopper_pearson_lower, count_images
 from vaerdict.certify.probability import gaussian_shift_probability
 from vaerdict.certify.sensitivity import Sensitivity
 from vaerdict.lipschitz import LipschitzBound
-from vaerdict.options import CertifyOptions
+from vaerdict.options import CertifyOptions, require
 from vaerdict.vae import BoundableVAE, Posterior
 
 _LEAST = 1e-30  # a constant of 0 is replaced by this larger one, so that nothing is divided by 0
@@ -112,6 +112,7 @@ def _isotropic_reason(sensitivity: Sensitivity, options: CertifyOptions) -> str 
 def _isotropic(batch: Batch) -> Margins:
     a, b = _number(batch.sensitivity.decoder), _number(batch.sensitivity.mean)
     c, std, latent = batch.sensitivity.shared_std or 0.0, batch.std[:, 0], batch.std.shape[1]
+    require(bool((batch.std == std.unsqueeze(1)).all()), "one standard deviation for all coordinates", "several")
     distinct, index = std.unique(return_inverse=True)  # a constant spread has one margin for all images
     values = isotropic_margins(distinct, latent=latent, a=a, b=b, c=c, r=batch.r, p=batch.p, anchored=batch.anchored)[
         index
@@ -146,7 +147,7 @@ def _jacobian_norms(batch: Batch) -> Float[Tensor, " batch"]:
     """Give the Frobenius norm of the mean's Jacobian at each image, one backward pass per latent."""
     with torch.enable_grad():
         images = batch.images.detach().requires_grad_()
-        mean = batch.vae.encode(images).mean
+        mean = batch.vae.encode(images.clone()).mean
         squares = [
             torch.autograd.grad(mean[:, i].sum(), images, retain_graph=True)[0].flatten(1).square().sum(1)
             for i in range(mean.shape[1])

@@ -13,6 +13,9 @@ from vaerdict.vae import VAE, Posterior
 DECODED_AT_ONCE = 16_384
 """Latents decoded in one call; it bounds the memory whatever the number of images or draws."""
 
+TIE = 1e-6
+"""Distances this close to `r`, relatively, do not count as within it: they may be rounded."""
+
 
 def clopper_pearson_lower(successes: int, trials: int, confidence: float) -> float:
     """Give the exact one-sided lower confidence bound of a probability (Clopper and Pearson 1934).
@@ -37,7 +40,8 @@ def count_within(
     moved, still = noise.transpose(0, 1).flatten(1, 2)
     pieces = zip(*(part.split(DECODED_AT_ONCE) for part in (mean, std, moved, still)), strict=True)
     within = [
-        (vae.decode(m + s * e) - vae.decode(m if anchored else m + s * f)).flatten(1).norm(dim=1) <= r
+        (vae.decode(m + s * e) - vae.decode(m.clone() if anchored else m + s * f)).flatten(1).double().norm(dim=1)
+        <= r * (1 - TIE)
         for m, s, e, f in pieces
     ]
     return torch.cat(within).unflatten(0, (-1, draws)).sum(1)

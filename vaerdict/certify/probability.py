@@ -9,11 +9,14 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.stats import ncx2
+from scipy.stats import chi2, ncx2
 from torch import Tensor
 
 CDF_SLACK = 1e-9
 """What is taken off every CDF for its own numerical error; tests hold the CDF to a tenth of it against mpmath."""
+
+_FAR = 1e5
+"""Shifts of more standard deviations than this are left to the triangle inequality: there scipy's CDF ends in NaN."""
 
 
 def isotropic_probability(
@@ -26,9 +29,11 @@ def isotropic_probability(
     >>> isotropic_probability(2, 1.0, torch.zeros(1).double(), torch.ones(1).double())
     tensor([0.3935], dtype=torch.float64)
     """
-    variance = std.square()
-    cdf = ncx2.cdf((t * t / variance).cpu().numpy(), d, (shift.square() / variance).cpu().numpy())
-    probability = torch.as_tensor(np.asarray(cdf), device=shift.device).nan_to_num(0.0) - CDF_SLACK
+    reach, moved = (t / std).cpu().numpy(), (shift / std).cpu().numpy()  # ratios first: no square over- or underflows
+    exact = np.asarray(ncx2.cdf(reach**2, d, np.minimum(moved, _FAR) ** 2))
+    triangle = chi2.cdf(np.maximum(reach - moved, 0.0) ** 2, d)  # smaller, but defined where the other gives up
+    cdf = np.where((moved < _FAR) & (exact > triangle), exact, triangle)
+    probability = torch.as_tensor(cdf, device=shift.device) - CDF_SLACK
     return torch.where(shift <= t, probability, 0.0).clamp(0.0, 1.0)
 
 
@@ -64,7 +69,7 @@ def barrett_probability(
         std_norm: `c rho + 2 |sigma|`.
         tail_scale: what divides `t - shift` in the tail: `std_norm`, or `sqrt(2) sigma` for a constant isotropic sigma.
     """
-    markov = (shift.square() + std_norm.square()) / (t * t)
+    markov = (shift / t).square() + (std_norm / t).square()
     tail = barrett_tail(d, ((t - shift) / tail_scale).square())
     tail = torch.where(shift <= t, tail, 1.0)
     return 1 - torch.minimum(markov.clamp(max=1.0), tail)

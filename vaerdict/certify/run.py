@@ -88,32 +88,40 @@ def certify(
     return rows
 
 
-def applicable(vae: BoundableVAE, images: Float[Tensor, "batch ..."], options: CertifyOptions) -> dict[str, str | None]:
-    """Give, for each known method, the reason why it does not apply to the model, or None where it does."""
+def choose_methods(
+    vae: BoundableVAE, images: Float[Tensor, "batch ..."], options: CertifyOptions
+) -> dict[str, str | None]:
+    """Give the methods to run, each with the reason why it does not apply to the model, or None where it does.
+
+    Raises:
+        NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
+    """
     with borrowed(vae), torch.no_grad():
-        sensitivity = measure_sensitivity(vae, images)
-    return {name: method.reason(sensitivity, options) for name, method in METHODS.items()}
+        return _choose(vae, measure_sensitivity(vae, images), options)
 
 
 def _choose(vae: BoundableVAE, sensitivity: Sensitivity, options: CertifyOptions) -> dict[str, str | None]:
     reasons = {name: method.reason(sensitivity, options) for name, method in METHODS.items()}
     usable = [name for name, reason in reasons.items() if reason is None]
-    for name in options.methods:
-        if reasons[name] is not None:
-            raise NoSoundBound(
-                f"{name} does not apply to {vae.name}: {reasons[name]}; methods that apply: {', '.join(usable)}"
-            )
+    refused = [name for name in options.methods if name not in usable]
+    if not options.methods and not any(METHODS[name].kind == "certificate" for name in usable):
+        refused = list(reasons)
+    if refused:
+        raise NoSoundBound(
+            f"{refused[0]} does not apply to {vae.name}: {reasons[refused[0]]}; methods that apply: {', '.join(usable)}"
+        )
     return {name: reasons[name] for name in options.methods} if options.methods else reasons
 
 
 def _posterior(vae: BoundableVAE, images: Tensor) -> Posterior:
-    posterior = vae.encode(images)
+    posterior = vae.encode(images.clone())  # a first layer may work in place
     finite = torch.isfinite(posterior.mean).all() and torch.isfinite(posterior.std).all()
-    require(
-        bool(finite and (posterior.std > 0).all()),
-        "finite posterior means and positive finite standard deviations",
-        "others",
-    )
+    positive = bool(finite and (posterior.std > 0).all())
+    require(positive, "finite posterior means and positive finite standard deviations", "others")
+    require(bool(torch.isfinite(vae.decode(posterior.mean.clone())).all()), "finite reconstructions", "others")
+    if vae.std_map is None:
+        constant = bool((posterior.std == posterior.std[:1]).all())
+        require(constant, "the same standard deviations for all images where `std_map` is None", "others")
     return posterior
 
 
@@ -138,5 +146,6 @@ def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, An
 
 def _numbers(name: str, margins: Margins) -> list[float]:
     values = margins.values.tolist()
-    assert not any(math.isnan(value) for value in values), f"{name} gave a NaN margin"
+    if any(math.isnan(value) for value in values):
+        raise FloatingPointError(f"{name} gave a margin that is not a number")
     return values

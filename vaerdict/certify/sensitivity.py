@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vaerdict.lipschitz import LipschitzBound, NoSoundBound, bound_lipschitz, round_up
+from vaerdict.options import require
 from vaerdict.vae import BoundableVAE
 
 
@@ -34,11 +35,27 @@ class Sensitivity:
 
 
 def measure_sensitivity(vae: BoundableVAE, images: Float[Tensor, "batch ..."]) -> Sensitivity:
-    """Bound the constants of a model in evaluation mode. `images` show only whether coordinates share their spread."""
-    std, shared_std = _std_constants(vae, images[:1])
+    """Bound the constants of a model in evaluation mode.
+
+    The first image shows whether coordinates share their spread, and that the maps to be bounded are the ones that the
+    model computes.
+
+    Raises:
+        ValueError: `mean_map`, `std_map` or `decoder_map` is not what `encode` and `decode` compute.
+    """
+    image = images[:1]
+    posterior = vae.encode(image.clone())
+    _check_same("mean_map", vae.mean_map(image.clone()), posterior.mean)
+    _check_same("decoder_map", vae.decoder_map(posterior.mean.clone()), vae.decode(posterior.mean.clone()))
+    std, shared_std = _std_constants(vae, image, posterior.std)
     return Sensitivity(
         decoder=_bound("decoder", vae.decoder_map), mean=_bound("mean", vae.mean_map), std=std, shared_std=shared_std
     )
+
+
+def _check_same(name: str, mapped: Tensor, computed: Tensor) -> None:
+    same = mapped.shape == computed.shape and torch.allclose(mapped, computed, rtol=1e-4, atol=1e-5, equal_nan=True)
+    require(same, f"`{name}` to compute what the model computes", "other values")
 
 
 def _bound(role: str, module: nn.Module) -> LipschitzBound | str:
@@ -48,15 +65,16 @@ def _bound(role: str, module: nn.Module) -> LipschitzBound | str:
         return f"{role}: {reason}"
 
 
-def _std_constants(vae: BoundableVAE, image: Tensor) -> tuple[float | str, float | None]:
+def _std_constants(vae: BoundableVAE, image: Tensor, std: Tensor) -> tuple[float | str, float | None]:
     if vae.std_map is None:
-        std = vae.encode(image).std
         return 0.0, 0.0 if bool((std == std[:, :1]).all()) else None
+    mapped = vae.std_map(image.clone())
+    columns = mapped.shape[1]
+    require(columns in (1, vae.latent), f"`std_map` to give 1 or {vae.latent} columns", columns)
+    _check_same("std_map", mapped.expand_as(std), std)
     bound = _bound("standard deviation", vae.std_map)
     if isinstance(bound, str):
         return bound, None
-    with torch.no_grad():
-        columns = vae.std_map(image).flatten(1).shape[1]
-    if columns == vae.latent > 1:
+    if columns > 1:
         return float(bound), None
     return round_up(round_up(math.sqrt(vae.latent)) * float(bound)), float(bound)

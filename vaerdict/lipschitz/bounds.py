@@ -1,12 +1,13 @@
 """Proved upper bounds on the Lipschitz constant of a module (THEORY 3). An unknown layer is refused by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils import parametrize
 
 from vaerdict.lipschitz.layers import MaxMin, Scale, Select
@@ -70,25 +71,34 @@ def bound_lipschitz(module: nn.Module, input_shape: tuple[int, ...] | None = Non
     if norm != 2:
         raise ValueError(f"expected `norm` 2, got {norm}")
     factors = tuple(_factor(path, layer) for path, layer in _leaves("", module))
+    return LipschitzBound(_product([factor.value for factor in factors]), factors, ASSUMPTIONS)
+
+
+def _product(values: Sequence[float]) -> float:
     product = 1.0
-    for factor in factors:
-        product *= factor.value
-    inexact = sum(factor.value != 1.0 for factor in factors)  # a product by 1 is exact
-    return LipschitzBound(round_up(product, 2 * inexact if inexact > 1 else 0), factors, ASSUMPTIONS)
+    for value in values:
+        exact = value in (0.0, 1.0) or product in (0.0, 1.0)
+        product = product * value if exact else round_up(product * value)
+    return product
 
 
 def _leaves(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
-    _refuse_hooks(path, module)
+    _refuse_overrides(path, module)
     if type(module) is not nn.Sequential:
         return [(path, module)]
-    named = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
+    # Not `named_children`, which leaves out a layer's second use.
+    named = [
+        (f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None
+    ]
     return [leaf for name, child in named for leaf in _leaves(name, child)]
 
 
-def _refuse_hooks(path: str, module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+def _refuse_overrides(path: str, module: nn.Module) -> None:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks)
+    replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+    if any(hooks) or replaced:
         raise NoSoundBound(
-            f"layer {_title(path, module)} has hooks that may change what it computes: remove them first"
+            f"layer {_title(path, module)} has hooks or replaced methods, which may change what it computes"
         )
 
 
@@ -98,7 +108,9 @@ def _title(path: str, module: nn.Module) -> str:
 
 def _kind(module: nn.Module) -> type[nn.Module]:
     """Give the layer's class; a parametrised layer computes as the class it was made from, with the weight it shows."""
-    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    kind = type(module)
+    plain = parametrize.is_parametrized(module) and kind.forward is kind.__bases__[0].forward  # type: ignore[attr-defined]
+    return kind.__bases__[0] if plain else kind
 
 
 def _factor(path: str, module: nn.Module) -> Factor:
@@ -107,10 +119,17 @@ def _factor(path: str, module: nn.Module) -> Factor:
         raise NoSoundBound(f"layer {_title(path, module)} has no Lipschitz bound")
     try:
         with torch.no_grad():
+            _refuse_not_finite(module)
             value, evidence = _RULES[kind](module)
     except ValueError as error:
         raise NoSoundBound(f"layer {_title(path, module)} has no Lipschitz bound: {error}") from None
     return Factor(path, kind.__name__, value, evidence)
+
+
+def _refuse_not_finite(module: nn.Module) -> None:
+    for name, values in [*module.named_parameters(), *module.named_buffers()]:
+        if not torch.isfinite(values).all():
+            raise ValueError(f"expected finite weights, got NaN or infinity in {name!r}")
 
 
 def _constant(value: float, evidence: str) -> _Rule:
@@ -125,7 +144,7 @@ def _overlap(layer: nn.Conv2d | nn.ConvTranspose2d) -> int:
     """Count how many of the kernel's placements can cover one pixel."""
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise ValueError(f"expected zero padding by numbers, got {layer.padding_mode} {layer.padding}")
-    axes = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    axes = zip(layer.weight.shape[2:], layer.stride, layer.dilation, strict=True)
     return math.prod(math.ceil(size / stride) if dilation == 1 else size for size, stride, dilation in axes)
 
 
@@ -164,9 +183,10 @@ def _finite(value: float) -> float:
 
 
 def _softplus(layer: nn.Softplus) -> tuple[float, str]:
-    if layer.beta <= 0 or layer.threshold < 20:
-        raise ValueError("expected beta > 0 and threshold >= 20, below which the switch to the identity is a jump")
-    return 1.0, "slope; the switch to the identity is below float32 rounding"
+    # torch switches to the identity at beta * x = threshold: a jump of log1p(exp(-threshold)) / beta.
+    if layer.beta <= 0 or layer.threshold < 40:
+        raise ValueError("expected beta > 0 and threshold >= 40, below which the switch to the identity is a jump")
+    return 1.0, "slope; the jump at the threshold is below float64 rounding"
 
 
 def _gelu(layer: nn.GELU) -> tuple[float, str]:
@@ -184,9 +204,9 @@ _RULES: dict[type[nn.Module], _Rule] = {
     nn.Dropout: _dropout,
     nn.Softplus: _softplus,
     nn.GELU: _gelu,
-    Scale: lambda layer: (_finite(abs(layer.factor)), "|factor|"),
-    nn.LeakyReLU: lambda layer: (_finite(max(1.0, abs(layer.negative_slope))), "max slope"),
-    nn.ELU: lambda layer: (_finite(max(1.0, abs(layer.alpha))), "max slope"),
+    Scale: lambda layer: (_finite(abs(float(layer.factor))), "|factor|"),
+    nn.LeakyReLU: lambda layer: (max(1.0, _finite(abs(layer.negative_slope))), "max slope"),
+    nn.ELU: lambda layer: (max(1.0, _finite(abs(layer.alpha))), "max slope"),
     nn.Sigmoid: _constant(0.25, "max slope"),
     nn.SiLU: _constant(1.1, "max slope 1.0998, rounded up"),
     **dict.fromkeys((nn.ReLU, nn.Tanh), _constant(1.0, "max slope")),

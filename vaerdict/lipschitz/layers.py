@@ -36,7 +36,7 @@ class Scale(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the factor."""
-        return f"{self.factor:g}"
+        return f"{self.factor!r}"
 
 
 class Select(nn.Module):
@@ -50,6 +50,10 @@ class Select(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Slice the channels."""
         return values[:, self.start : self.stop]
+
+    def extra_repr(self) -> str:
+        """Show the range."""
+        return f"{self.start}, {self.stop}"
 
 
 class SemiOrthogonal(nn.Module):

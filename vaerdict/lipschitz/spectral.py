@@ -70,7 +70,11 @@ def bound_spectral_norm(weight: Inexact[Tensor, "rows columns"]) -> float:
     product = 4.0 * _gamma(rows + 1) * frobenius_squared
     diagonal = 4.0 * _UNIT * (squared + frobenius_squared)
     underflow = rows * columns * 2.0**-1000
-    return math.ldexp(round_up(math.sqrt(squared + factorisation + product + diagonal + underflow), 8), power)
+    scaled = round_up(math.sqrt(squared + factorisation + product + diagonal + underflow), 8)
+    if power > 1000:
+        raise ValueError(f"expected weights below 1e300, got {scale:g}")
+    bound = math.ldexp(scaled, power)
+    return bound if bound > 1e-300 else round_up(bound)  # a subnormal result was rounded to nearest
 
 
 def _is_positive_definite(matrix: Float[np.ndarray, "n n"]) -> bool:

@@ -39,6 +39,10 @@ class Pair(nn.Module):
         """Give the tensor at the index."""
         return outputs[self.index]
 
+    def extra_repr(self) -> str:
+        """Show the index."""
+        return f"{self.index}"
+
 
 class GaussianVAE(nn.Module):
     """A VAE with a diagonal Gaussian posterior, in the contract of `vaerdict.vae.BoundableVAE`.

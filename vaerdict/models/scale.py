@@ -19,5 +19,5 @@ def median_distance(vae: VAE, images: Float[Tensor, "batch ..."], batch_size: in
     require(len(images) >= 2, "at least two images", len(images))
     check_images(vae, images)
     with borrowed(vae), torch.no_grad():
-        parts = [vae.decode(vae.encode(batch).mean).flatten(1) for batch in images[:1000].split(batch_size)]
+        parts = [vae.decode(vae.encode(batch.clone()).mean).flatten(1) for batch in images[:1000].split(batch_size)]
     return float(torch.pdist(torch.cat(parts)).median())

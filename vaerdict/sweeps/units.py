@@ -1,6 +1,5 @@
 """Units of work: a chunk of samples under one configuration, named by the SHA-256 of all that it depends on."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,10 +53,10 @@ class Subject:
         """Give the parts of the images, which depend on nothing but their number."""
         return [slice(start, start + CHUNK) for start in range(0, len(self.images.pixels), CHUNK)]
 
-    def ask(self, part: slice) -> dict[str, Any]:
-        """Give the arguments that certificates and attacks share."""
-        return {
-            "images": self.images.pixels[part].to(self.device),
+    def unit(self, part: slice, what: dict[str, Any], work: Callable[..., list[Row]], **options: Any) -> Unit:
+        """Name and pack one piece of work; its images reach the device only when it is done."""
+        images = self.images.pixels[part]
+        ask: dict[str, Any] = {
             "r": self.r,
             "p": self.p,
             "r_relative": self.r_relative,
@@ -65,14 +64,12 @@ class Subject:
             "sample_ids": list(self.images.sample_ids[part]),
             "dataset": self.images.name,
         }
-
-    def unit(self, part: slice, what: dict[str, Any], work: Callable[..., list[Row]], **options: Any) -> Unit:
-        """Name and pack one piece of work."""
-        ask = self.ask(part)
-        facts = {name: value for name, value in ask.items() if name != "images"}
-        pixels = array_sha256(self.images.pixels[part].numpy())
-        key = unit_key(**facts, **what, pixels=pixels, model=fingerprint(self.vae), device=self.device)
-        return Unit(key, len(ask["sample_ids"]), functools.partial(work, self.vae, **ask, **options))
+        facts = {**ask, **what, "pixels": array_sha256(images.numpy()), "model": fingerprint(self.vae)}
+        return Unit(
+            key=unit_key(**facts, device=self.device),
+            samples=len(images),
+            work=lambda: work(self.vae, images.to(self.device), **ask, **options),
+        )
 
 
 def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
@@ -91,7 +88,7 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
         shared = {
             "norm": options.norm,
             "reconstruction": options.reconstruction,
-            "objective": _objective(targets, part, subject.device),
+            "objective": _objective(targets, part),
             "evaluation": evaluation,
             "witness_folder": folder / "witnesses",
         }
@@ -103,8 +100,8 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
     return units
 
 
-def _objective(targets: Tensor | None, part: slice, device: str) -> Objective:
-    return MaximumDamage() if targets is None else TargetedLatent(targets[part].to(device))
+def _objective(targets: Tensor | None, part: slice) -> Objective:
+    return MaximumDamage() if targets is None else TargetedLatent(targets[part])
 
 
 def _targets(images: Images) -> Tensor:
