@@ -17,4 +17,4 @@ images = load_images("digits", limit=5).pixels
 vae = wrap(encoder, decoder, input_shape=(1, 8, 8), latent_shape=(8,), spread="constant", std=0.01)
 r = 0.5 * median_distance(vae, images)
 rows = certify(vae, images, r=r) + attack_margin(vae, images, r=r)
-print(sandwich(frame(rows))[["sample_id", "certified", "certified_by", "attacked", "ratio"]])
+print(sandwich(frame(rows))[["sample_id", "strength", "certified", "certified_by", "attacked", "ratio"]])

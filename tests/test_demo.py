@@ -29,4 +29,12 @@ def test_the_demo_gives_a_sandwich_for_both_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_run(path: Path) -> None:
     said = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True).stdout
-    assert "attacked" in said
+    lines = [line.split() for line in said.splitlines() if "statistical" in line]
+    assert len(lines) == 5
+    assert all(0 < float(line[3]) <= float(line[5]) for line in lines)  # certified and attacked
+
+
+def test_the_readme_shows_the_example() -> None:
+    shown = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    example = (ROOT / "examples" / "own_model.py").read_text()
+    assert [line for line in shown.splitlines() if line and line not in example.splitlines()] == []

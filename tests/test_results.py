@@ -26,6 +26,7 @@ from vaerdict.results import (
     environment,
     frame,
     load,
+    one_per_question,
     sandwich,
     subjects,
     unit_key,
@@ -415,3 +416,44 @@ def test_the_environment_has_versions_and_is_json() -> None:
     assert facts["python"].startswith("3.")
     assert facts["cores"] >= 1
     assert json.loads(canonical_json(facts)) == facts
+
+
+# --- several draws, several strengths ---
+
+
+def draw(seed: int, margin: float, samples: int = 100, **facts: Any) -> Row:
+    return row(
+        strength="statistical", method="shift", seed=seed, margin=margin, constants=f'{{"samples":{samples}}}', **facts
+    )
+
+
+def test_of_several_draws_one_is_kept_without_looking_at_the_margin() -> None:
+    lines = sandwich(frame([draw(2, 0.9), draw(1, 0.3), draw(3, 0.7)]))
+    assert lines["certified"].tolist() == [0.3]
+    lines = sandwich(frame([draw(1, 0.9), draw(5, 0.2, samples=1000), draw(3, 0.7)]))
+    assert lines["certified"].tolist() == [0.2]
+
+
+def test_the_rule_cannot_be_gamed_by_many_seeds() -> None:
+    """Draws that overstate the truth with probability 0.1 each: the line kept does so no more often."""
+    generator = np.random.default_rng(0)
+    kept = []
+    for _ in range(300):
+        margins = generator.uniform(0.0, 1.0, 20)  # above 0.9 is too large
+        kept += sandwich(frame([draw(seed, float(m)) for seed, m in enumerate(margins)]))["certified"].tolist()
+    assert np.mean(np.array(kept) > 0.9) < 0.17
+
+
+def test_strengths_have_lines_of_their_own() -> None:
+    lines = sandwich(frame([draw(0, 0.9), row(margin=0.4), attack(margin=1.0)]))
+    assert lines[["strength", "certified", "attacked"]].values.tolist() == [
+        ["proved", 0.4, 1.0],
+        ["statistical", 0.9, 1.0],
+    ]
+
+
+def test_overlapping_units_count_an_image_once_per_method_and_radius() -> None:
+    same = [row(margin=0.4, unit_key=key) for key in "ab"]
+    fixed = [attack(margin=1.0, rho=rho, fixed_radius=True) for rho in (0.5, 0.5, 1.0)]
+    searched = [attack(margin=0.8, rho=rho) for rho in (0.7, 0.75)]
+    assert len(one_per_question(frame([*same, *fixed, *searched]))) == 1 + 2 + 1

@@ -213,7 +213,7 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
         .reset_index()
     )
     joined["ratio"] = joined["certified"] / joined["attacked"]
-    return joined
+    return joined.sort_values(["model", "dataset", "sample_id", "strength"], ignore_index=True)
 
 
 class Contradiction(AssertionError):

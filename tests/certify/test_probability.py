@@ -55,6 +55,18 @@ def test_isotropic_falls_with_shift_and_spread(d: int, t: float, shift: float, s
     assert 0 <= here <= 1 - CDF_SLACK
 
 
+@pytest.mark.parametrize("scale", [1e-160, 1e-6, 1e6, 1e150])
+def test_the_unit_of_length_does_not_matter(scale: float) -> None:
+    one = isotropic_probability(3, 2.0, tensor(0.7), tensor(0.8))
+    assert float(isotropic_probability(3, 2.0 * scale, tensor(0.7 * scale), tensor(0.8 * scale))) == pytest.approx(
+        float(one), rel=1e-9
+    )
+
+
+def test_far_shifts_keep_a_bound_where_the_exact_cdf_gives_up() -> None:
+    assert float(isotropic_probability(3, 1.001, tensor(1.0), tensor(1e-6))) == pytest.approx(1.0, abs=2e-9)
+
+
 @pytest.mark.parametrize("d", [2, 3, 10, 128])
 def test_barretts_tail_is_above_the_chi_squares(d: int) -> None:
     u = torch.linspace(0.01, 5.0 * d + 50, 400, dtype=torch.float64)

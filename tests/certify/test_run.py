@@ -14,9 +14,10 @@ from torch import nn
 from tests.toys import LinearVAE, isotropic_vae
 from vaerdict.certify import certify, choose_methods, margin_isotropic, measure_sensitivity
 from vaerdict.certify import run as run_module
+from vaerdict.certify.methods import METHODS
 from vaerdict.lipschitz import MaxMin, NoSoundBound, lipschitz_linear
 from vaerdict.models import GaussianVAE, wrap
-from vaerdict.options import CertifyOptions
+from vaerdict.options import METHOD_NAMES, CertifyOptions
 
 ALL = CertifyOptions(samples=4000)
 
@@ -188,3 +189,71 @@ def test_wrong_images_and_methods_are_refused() -> None:
         CertifyOptions(methods=("baret",))
     with pytest.raises(ValueError, match="positive finite"):
         certify(isotropic_vae(std=0.0), images(1), r=1.0)
+
+
+def test_a_first_layer_in_place_changes_neither_the_images_nor_the_margin() -> None:
+    def margin(inplace: bool, x: torch.Tensor) -> float:
+        torch.manual_seed(3)
+        encoder = nn.Sequential(nn.SiLU(inplace=inplace), nn.Flatten(), nn.Linear(6, 3))
+        decoder = nn.Sequential(lipschitz_linear(2, 6, 2.0), nn.Unflatten(1, (1, 1, 6)))
+        vae = wrap(encoder, decoder, input_shape=(1, 1, 6), latent_shape=(2,), spread="bounded", std=0.1)
+        return margins(vae, x, "isotropic", r=1.2)[0]
+
+    x = images(1, 6)
+    before = x.clone()
+    assert margin(inplace=True, x=x) == margin(inplace=False, x=before)
+    assert torch.equal(x, before)
+
+
+class _Louder(GaussianVAE):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return 10 * super().decode(latents)
+
+
+def test_a_model_whose_maps_are_not_what_it_computes_is_refused() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 1, 6)))
+    vae = _Louder(encoder, decoder, name="loud", input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
+    with pytest.raises(ValueError, match="`decoder_map` to compute what the model computes"):
+        certify(vae, images(1, 6), r=1.0)
+
+
+class _HalfShared(LinearVAE):
+    """Two standard deviations for four latents."""
+
+    @property
+    def std_map(self) -> nn.Module:  # type: ignore[override]
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+
+    @std_map.setter
+    def std_map(self, value: None) -> None: ...
+
+
+def test_a_spread_map_with_an_odd_number_of_columns_is_refused() -> None:
+    vae = _HalfShared(torch.eye(4, 12), torch.eye(12, 4), 0.1)
+    with pytest.raises(ValueError, match="1 or 4 columns, got 2"):
+        certify(vae, images(1), r=1.0)
+
+
+def test_reconstructions_that_are_not_finite_get_no_certificate() -> None:
+    vae = isotropic_vae()
+    vae.decoder.append(nn.LeakyReLU(math.nan))
+    with pytest.raises(ValueError, match="finite reconstructions"):
+        certify(vae, images(1) - 0.5, r=1.0, options=CertifyOptions(methods=("shift",)))
+
+
+class _Step(nn.Module):
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.sign().expand(-1, 12).unflatten(1, (1, 1, 12)) / 12**0.5
+
+
+def test_a_distance_that_equals_r_does_not_count_as_within() -> None:
+    """Two signs differ by exactly 2, or by a rounding less in float32."""
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    vae = wrap(encoder, _Step(), input_shape=(1, 1, 12), latent_shape=(1,), spread="constant", std=1.0)
+    row = certify(vae, images(1), r=2.0, options=CertifyOptions(methods=("shift",)))[0]
+    assert json.loads(row.constants)["successes"] < 2000
+
+
+def test_the_names_offered_are_the_methods_there_are() -> None:
+    assert tuple(METHODS) == METHOD_NAMES

@@ -156,3 +156,66 @@ def test_other_norms_are_refused() -> None:
 def test_bound_is_a_number() -> None:
     assert isinstance(bound_lipschitz(nn.ReLU()), LipschitzBound)
     assert float(bound_lipschitz(nn.ReLU())) == 1.0
+
+
+def test_a_layer_used_twice_counts_twice() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    layer.weight.data = 3 * torch.eye(4)
+    assert float(bound_lipschitz(nn.Sequential(layer, nn.Sequential(layer, layer)))) >= 27
+
+
+def test_replaced_methods_and_global_hooks_are_refused() -> None:
+    layer = nn.Conv2d(1, 1, 3)
+    original = layer._conv_forward
+    layer._conv_forward = lambda *args: 100 * original(*args)  # type: ignore[method-assign]
+    with pytest.raises(NoSoundBound, match="replaced"):
+        bound_lipschitz(layer)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 10 * output)
+    try:
+        with pytest.raises(NoSoundBound, match="hooks"):
+            bound_lipschitz(nn.ReLU())
+    finally:
+        handle.remove()
+
+
+class _Disguised(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.parametrizations = nn.ModuleDict({"weight": nn.Identity()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 100 * super().forward(x)
+
+
+def test_a_layer_is_not_believed_to_be_parametrised() -> None:
+    with pytest.raises(NoSoundBound, match="_Disguised"):
+        bound_lipschitz(_Disguised())
+
+
+def test_the_kernel_is_measured_not_the_attribute() -> None:
+    layer = nn.Conv2d(1, 1, 1, padding=2, bias=False)
+    layer.weight = nn.Parameter(torch.ones(1, 1, 5, 5))
+    assert float(bound_lipschitz(layer)) >= dense_norm(layer, (1, 8, 8)) * (1 - 1e-12)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(2, 2), nn.BatchNorm2d(2).eval(), nn.LeakyReLU(math.nan), nn.ELU(math.nan)], ids=repr
+)
+def test_numbers_that_are_not_finite_have_no_bound(layer: nn.Module) -> None:
+    for values in layer.parameters():
+        values.data[0] = math.nan
+        break
+    if isinstance(layer, nn.Linear):  # a bias alone is enough
+        layer.weight.data.fill_(1.0)
+        layer.bias.data.fill_(math.nan)
+    with pytest.raises(NoSoundBound, match="finite"):
+        bound_lipschitz(layer)
+
+
+def test_products_neither_vanish_nor_round_down() -> None:
+    scales = nn.Sequential(*(Scale(factor) for factor in (1e-200, 1e-200, 1e300, 1e200)))
+    assert float(bound_lipschitz(scales)) >= 1e100
+    learned = nn.Sequential(Scale(1.0), Scale(1.0))
+    for layer, factor in zip(learned, (1.1, 1.3), strict=True):
+        layer.factor = torch.tensor(factor)
+    assert float(bound_lipschitz(learned)) >= float(torch.tensor(1.1)) * float(torch.tensor(1.3))

@@ -64,6 +64,12 @@ def test_refuses_weights_that_are_not_finite(bad: float) -> None:
         bound_spectral_norm(torch.tensor([[1.0, bad]]))
 
 
+def test_subnormal_and_huge_weights() -> None:
+    assert bound_spectral_norm(torch.full((1, 2), 5e-324, dtype=torch.float64)) >= 7e-324
+    with pytest.raises(ValueError, match="expected weights below"):
+        bound_spectral_norm(torch.full((2, 2), 1.7e308, dtype=torch.float64))
+
+
 def test_refuses_complex_weights() -> None:
     with pytest.raises(ValueError, match="complex"):
         bound_spectral_norm(torch.ones(2, 2, dtype=torch.complex64))

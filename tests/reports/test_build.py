@@ -58,18 +58,23 @@ def test_the_run_s_own_folder_is_no_place_for_the_report(full_run: Path) -> None
 @pytest.mark.parametrize(
     ("rows", "said", "figures"),
     [
-        (runs.unsupported("plain_vae", "shift", "no constant")[:3], "no method applied", set()),
-        (runs.certificates("lipschitz")[:3], "No attack was run.", {"sandwich"}),
+        (runs.unsupported("plain_vae", "shift", "no constant")[:3], "holds no certified margin", set()),
+        (runs.certificates("lipschitz")[:3], "No attack searched for the margin.", {"sandwich"}),
+        (
+            runs.certificates("lipschitz")[:3] + runs.fixed("lipschitz", "pgd-damage", 0.5)[:3],
+            "No attack searched for the margin.",
+            {"sandwich"},
+        ),
         (runs.attacks("lipschitz")[:3], "No certificate was obtained.", {"sandwich", "pictures"}),
         (runs.attacks("lipschitz", unbroken=3)[:3], "broke fewer than half of the 3 images", {"sandwich"}),
-        (runs.estimates("lipschitz")[:3], "no method applied", set()),
+        (runs.estimates("lipschitz")[:3], "holds no certified margin", set()),
         (
             [replace(row, margin=0.0) for row in runs.certificates("lipschitz")[:3]] + runs.attacks("lipschitz")[:3],
             "the sandwich is open",
             {"sandwich", "tightness", "pictures"},
         ),
     ],
-    ids=["unsupported", "certificates", "attacks", "unbroken", "estimates", "zeros"],
+    ids=["unsupported", "certificates", "fixed", "attacks", "unbroken", "estimates", "zeros"],
 )
 def test_half_a_run_makes_a_report_that_says_so(tmp_path: Path, rows: list[Row], said: str, figures: set[str]) -> None:
     page = build_report(runs.write_run(tmp_path, rows))
@@ -89,12 +94,20 @@ def test_provenance_traces_parts_weights_and_files(full_run: Path, full_report: 
 
 def test_the_environment_that_the_run_recorded_is_used(tmp_path: Path) -> None:
     run = runs.write_run(tmp_path, runs.certificates("lipschitz")[:2])
-    (run / "environment.json").write_text(json.dumps({"platform": "another machine", "cores": 96}))
+    (run / "environment.json").write_text(
+        json.dumps({"platform": "another machine", "cores": 96, "processor": "CPU @ 2.20GHz"})
+    )
     build_report(run)
     facts = json.loads((run / "report" / "provenance.json").read_text())
     assert facts["environment"]["platform"] == "another machine"
     assert facts["environment_of"] == "the run"
-    assert "another machine" in (run / "report" / "checklist.md").read_text()
+    assert "CPU @ 2.20GHz, 96 cores, another machine;" in (run / "report" / "checklist.md").read_text()
+
+
+def test_overlapping_units_count_images_once(tmp_path: Path) -> None:
+    rows = [replace(row, seed=seed) for row in runs.certificates("lipschitz")[:5] for seed in (0, 1)]
+    report = build_report(runs.write_run(tmp_path, rows)).parent
+    assert ",100.0,5,0,0,0.0300" in (report / "tables" / "methods.csv").read_text()
 
 
 def test_the_checklist_says_what_brackets_mean(full_report: Path) -> None:

@@ -89,6 +89,17 @@ def test_medians_are_written_outwards() -> None:
     assert attacked * 0.99 < np.median(runs.margins("lipschitz")[1]) <= attacked
 
 
+def test_a_median_of_zero_has_no_label() -> None:
+    rows = [replace(row, margin=0.0) for row in runs.certificates("lipschitz")]
+    assert [text.get_text() for text in drawn(rows + runs.attacks("lipschitz")).axes[0].texts] == ["0.997"]
+
+
+@pytest.mark.parametrize(("models", "there"), [(["lipschitz"], False), (list(runs.SHA), True)])
+def test_curves_of_other_models_are_in_the_legend(models: list[str], there: bool) -> None:
+    figure = drawn([row for model in models for row in runs.certificates(model)])
+    assert ("other models" in [text.get_text() for text in figure.legends[0].get_texts()]) is there
+
+
 def test_every_point_of_the_scatter_lies_on_or_above_the_diagonal() -> None:
     figure = figure_tightness(groups(frame(runs.full_rows())))
     points = np.concatenate([np.asarray(part.get_offsets()) for part in figure.axes[0].collections[1:]])

@@ -15,6 +15,13 @@ def test_the_summary_fits_a_terminal_and_holds_the_medians() -> None:
     assert any("p = 0.5" in line for line in lines)
 
 
+def test_a_topic_without_certificates_has_one_block() -> None:
+    attacks = [replace(row, norm="inf") for row in runs.attacks("plain_vae")]
+    text = summary(frame(runs.certificates("plain_vae") + attacks))
+    assert text.count("certified (numerical)") == 1
+    assert text.count("plain_vae") == 2
+
+
 def test_small_margins_stay_within_their_columns() -> None:
     rows = [replace(row, margin=(row.margin or 0) * 1e-3) for row in runs.certificates("plain_vae")]
     header, line, *_ = summary(frame(rows + runs.attacks("plain_vae"))).splitlines()

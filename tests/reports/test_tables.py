@@ -96,6 +96,12 @@ def test_attacks_at_a_fixed_radius_and_the_worst_of_them() -> None:
     assert worst["forward"] == 100
 
 
+def test_large_costs_are_written_out() -> None:
+    rows = [replace(row, n_forward=20300) for row in runs.fixed("lipschitz", "pgd-damage", 0.5)]
+    assert table_attacks(frame(rows)).iloc[0]["forward"] == "20300"
+    assert escape_latex("2.03e+04") == r"\ensuremath{2.03\times10^{4}}"
+
+
 def test_a_search_for_the_margin_is_no_attack_at_a_fixed_radius() -> None:
     rows = [replace(row, damage=1.3) for row in runs.attacks("lipschitz")] + runs.fixed("lipschitz", "pgd-damage", 0.5)
     assert set(fixed_radius(frame(rows))["method"]) == {"pgd-damage"}
@@ -105,6 +111,18 @@ def test_one_margin_a_rounding_beyond_the_radius_hides_no_attack() -> None:
     rows = runs.fixed("plain_vae", "pgd-damage", 0.5)
     rows[10] = replace(rows[10], margin=0.50001)
     assert len(fixed_radius(frame(rows))) == runs.SAMPLES
+
+
+def test_radii_count_only_beside_a_search_for_the_margin() -> None:
+    fixed = runs.fixed("plain_vae", "pgd-damage", 0.25)
+    alone = runs.certificates("plain_vae") + fixed
+    assert read(table_margins(frame(alone))).iloc[0]["n (attacked)"] == 0
+    searched = [replace(row, margin=9.0) for row in runs.attacks("plain_vae")[:30]]
+    line = read(table_margins(frame(alone + searched))).iloc[0]
+    successes = sum(row.margin == 0.25 for row in fixed[:30])
+    assert 0 < successes < 15
+    assert (line["n (attacked)"], line["unbroken"], line["attacked median"]) == (30, 0, 9.0)
+    assert f"pgd-damage {100 * successes / 30:.1f} %" in line["by (attacked)"]
 
 
 def test_estimates_enter_no_certified_column() -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vaerdict import __version__, results
 from vaerdict.reports import cells, tables, words
 from vaerdict.reports.curves import figure_sandwich, is_logarithmic
-from vaerdict.reports.groups import STRENGTHS, Group, groups, pairs, strengths, varying
+from vaerdict.reports.groups import STRENGTHS, Group, groups, strengths, varying
 from vaerdict.reports.html import page, table_html
 from vaerdict.reports.numbers import numbers_tex
 from vaerdict.reports.pictures import choose, figure_pictures, pixel_range
@@ -79,6 +79,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 def _files(run: Path, table: pd.DataFrame) -> dict[str, bytes]:
     witnesses = check_witnesses(run, table)
     facts = provenance(run, table)
+    table = results.one_per_question(table)
     made = _tables(table)
     drawn = _figures(table, witnesses)
     files = {f"tables/{name}.{kind}": text.encode() for name, part in made.items() for kind, text in _texts(name, part)}
@@ -155,6 +156,7 @@ def _page(
         "packages": facts["environment"].get("packages", {}),
         "verdicts": [_verdict(group) for group in found],
         "reconstructions": {kind: words.RECONSTRUCTIONS[kind] for kind in sorted({g.reconstruction for g in found})},
+        "random": sorted({g.reconstruction for g in found} - {"mean"}),
         "relative": any(group.r_relative is not None for group in found),
         "several": len(found) > len({group.topic for group in found}),
         "narrow": len(found) == 1,
@@ -197,7 +199,7 @@ def _section(name: str, part: pd.DataFrame) -> dict[str, Any]:
 
 
 def _compared(table: pd.DataFrame) -> int:
-    lines = pairs(table)
+    lines = results.sandwich(table)
     return int((lines["certified"].notna() & np.isfinite(lines["attacked"].fillna(np.inf))).sum())
 
 

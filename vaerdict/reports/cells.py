@@ -21,8 +21,12 @@ _LATEX = {
     "≤": r"\ensuremath{\le}",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
 }
-_POWER = re.compile(r"\b(\d(?:\.\d+)?)e(-?\d+)\b")
-_LONG = 40
+_POWER = re.compile(r"\b(\d(?:\.\d+)?)e\+?(-?)0*(\d+)\b")
+_NUMBER = re.compile(r"\d[\d.]*(e[+-]?\d+)?")
+_LONG = 25
+_FITS = r"% booktabs; fits 487 pt, the text width of two columns (table*), at \small"
+_GAP = r"@{\hspace{6pt}}"
+_SHORT = {"unsupported": "unsupp.", "forward": "fwd.", "backward": "bwd.", "reconstruction": "reconstr."}
 _OF = re.compile(r"(.+) \((proved|numerical|statistical)\)")
 ABSENT = "\N{EN DASH}"
 
@@ -79,21 +83,27 @@ def csv(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    r"""Write a table as a bare booktabs `tabular`, every text escaped.
+    r"""Write a table as a bare booktabs `tabular`, every text escaped, below a comment that says its width.
 
-    >>> print(latex(pd.DataFrame({"model": ["a_b"]})).splitlines()[4])
+    >>> print(latex(pd.DataFrame({"model": ["a_b"]})).splitlines()[5])
     a\_b \\
     """
     cells = [[_cell(cell) for cell in row] for row in table.itertuples(index=False, name=None)]
     written = pd.DataFrame(cells, columns=_heads([str(name) for name in table.columns]), dtype=object)
-    layout = "".join(_layout(table[name]) for name in table.columns)
+    layout = _GAP.join(_layout(table[name]) for name in table.columns)
     styler = written.style.hide(axis="index")
-    return styler.to_latex(hrules=True, column_format=f"@{{}}{layout}@{{}}", multicol_align="c")
+    return f"{_FITS}\n" + styler.to_latex(hrules=True, column_format=f"@{{}}{layout}@{{}}", multicol_align="c")
 
 
 def _cell(cell: object) -> str:
-    median, _, quartiles = plain(cell).partition(" ") if isinstance(cell, Spread) else (plain(cell), "", "")
-    return escape_latex(median) + (rf" {{\scriptsize {escape_latex(quartiles)}}}" if quartiles else "")
+    if not isinstance(cell, Spread):
+        return escape_latex(plain(cell))
+    median, _, quartiles = plain(cell).partition(" ")
+    return _stack(escape_latex(median), rf"\scriptsize {escape_latex(quartiles)}\rule[-5pt]{{0pt}}{{0pt}}", "t")
+
+
+def _stack(upper: str, lower: str, place: str) -> str:
+    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}{upper} \\[-2pt] {lower}\end{{tabular}}"
 
 
 def _heads(names: list[str]) -> pd.Index:
@@ -108,19 +118,21 @@ def _heads(names: list[str]) -> pd.Index:
 
 
 def _head(name: str) -> str:
-    return f"${name}$" if len(name) == 1 and name.isascii() else escape_latex(name)
+    if part := _OF.fullmatch(name):
+        return _stack(escape_latex(part[1]), f"({part[2]})", "b")
+    return f"${name}$" if len(name) == 1 and name.isascii() else escape_latex(_SHORT.get(name, name))
 
 
 def escape_latex(text: str) -> str:
     r"""Escape what LaTeX would read as a command; powers of ten and infinity become mathematics.
 
-    >>> escape_latex("50 % of a_b"), escape_latex("1.5e-7")
+    >>> escape_latex("50 % of a_b"), escape_latex("1.5e-07")
     ('50 \\% of a\\_b', '\\ensuremath{1.5\\times10^{-7}}')
     """
     parts, last = [], 0
     for match in _POWER.finditer(text):
         parts.append(_escaped(text[last : match.start()]))
-        parts.append(rf"\ensuremath{{{match[1]}\times10^{{{match[2]}}}}}")
+        parts.append(rf"\ensuremath{{{match[1]}\times10^{{{match[2]}{match[3]}}}}}")
         last = match.end()
     return "".join([*parts, _escaped(text[last:])])
 
@@ -136,12 +148,21 @@ def plain(cell: object) -> str:
     return re.sub(rf"\b{INFINITE}\b", "∞", str(cell)) if isinstance(cell, Spread) or cell == INFINITE else str(cell)
 
 
+def is_number(cell: object) -> bool:
+    """Say whether a cell holds one number, which a table aligns to the right.
+
+    >>> is_number(3), is_number("2.03e+04"), is_number("v1.2")
+    (True, True, False)
+    """
+    return isinstance(cell, int) or (isinstance(cell, str) and _NUMBER.fullmatch(cell) is not None)
+
+
 def _escaped(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def _layout(cells: pd.Series) -> str:
-    texts = [cell for cell in cells if isinstance(cell, str) and not re.fullmatch(r"[\d.e-]*", cell)]
+    texts = [cell for cell in cells if isinstance(cell, str) and cell and not is_number(cell)]
     if max((len(text) for text in texts), default=0) > _LONG:
-        return r"p{0.4\linewidth}"
+        return r"p{0.22\linewidth}"
     return "l" if texts else "r"

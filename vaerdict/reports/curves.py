@@ -20,6 +20,7 @@ WIDE_SPAN = 20.0
 _LINES = {"proved": "-", "numerical": "-", "statistical": "-."}
 _WIDTHS = {"proved": 2.0, "numerical": 1.3, "statistical": 1.3}
 _ATTACKED = (0, (3.2, 1.6))
+_GHOST = "#d4d7dc"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _ghosts(panel: Axes, others: list[Group], within: Axis) -> None:
         for margins, dashes in zip(common(group, _strongest(group)), ("-", _ATTACKED), strict=True):
             if len(margins):
                 steps = exceeding(margins, within)
-                panel.plot(*steps, color="#d4d7dc", lw=0.8, ls=dashes, drawstyle="steps-post", zorder=1)
+                panel.plot(*steps, color=_GHOST, lw=0.8, ls=dashes, drawstyle="steps-post", zorder=1)
 
 
 def _strongest(group: Group) -> str:
@@ -149,7 +150,8 @@ def _certified(panel: Axes, margins: list[float], within: Axis, ink: str, streng
     steps = exceeding(margins, within)
     panel.plot(*steps, color=ink, ls=_LINES[strength], lw=_WIDTHS[strength], drawstyle="steps-post", zorder=3)
     median = quantile(margins, Fraction(1, 2))
-    _median(panel, float(median), 0.03 + 0.19 * row, round_down(median), within, ink)
+    if median:  # A label of zero beside the axis would read as one of its ticks.
+        _median(panel, float(median), 0.03 + 0.19 * row, round_down(median), within, ink)
 
 
 def _attacked(panel: Axes, margins: list[float], within: Axis, ink: str) -> None:
@@ -202,6 +204,8 @@ def _legend(figure: Figure, found: list[Group], columns: int) -> None:
     ]
     if any(len(group.attacked()) for group in found):
         lines.append(Line2D([], [], color=GREY, ls=_ATTACKED, lw=1.3, label="attacked"))
+    if len(found) > len({group.topic for group in found}):
+        lines.append(Line2D([], [], color=_GHOST, lw=0.8, label="other models"))
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=columns, handlelength=2.4)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from vaerdict.results import sandwich
+from vaerdict.results import KEY, sandwich
 
 GROUP = ["label", "dataset", "norm", "r", "p", "reconstruction"]
 QUESTION = GROUP[1:]
@@ -70,21 +70,25 @@ def strengths(table: pd.DataFrame) -> list[str]:
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Hold certificates and attacks against each other as `results.sandwich` does, each strength on its own lines.
+    """Hold certificates and attacks against each other as `results.sandwich` does.
 
-    Adds `label`, `strength` and `r_relative` to the columns of `sandwich`.
+    Adds `label` and `r_relative` to its columns. Attacks at a fixed radius count only where another attack searched for
+    the margin of the same image: on their own, a failure has no upper bound and successes are the weaker images.
 
     >>> from vaerdict import results
     >>> len(pairs(results.frame([])))
     0
     """
     table = labelled(table)
-    parts = [
-        sandwich(table[(table["kind"] == "attack") | (table["strength"] == strength)]).assign(strength=strength)
-        for strength in strengths(table) or STRENGTHS[:1]
-    ]
     known = table.groupby(["model", "model_sha256", "r"])[["label", "r_relative"]].first().reset_index()
-    return pd.concat(parts, ignore_index=True).merge(known, how="left", on=["model", "model_sha256", "r"])
+    return sandwich(_without_lone_radii(table)).merge(known, how="left", on=["model", "model_sha256", "r"])
+
+
+def _without_lone_radii(table: pd.DataFrame) -> pd.DataFrame:
+    fixed = (table["kind"] == "attack") & table["fixed_radius"].eq(True)
+    search = (table["kind"] == "attack") & ~fixed & (table["status"] == "ok") & table["margin"].notna()
+    searched = search.groupby([table[name] for name in KEY]).transform("any")
+    return table[~fixed | searched]
 
 
 def groups(table: pd.DataFrame) -> list[Group]:

@@ -6,7 +6,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vaerdict.reports.cells import Spread, plain
+from vaerdict.reports.cells import Spread, is_number, plain
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -44,5 +44,4 @@ def _cell(cell: object) -> Markup:
     if isinstance(cell, Spread):
         median, _, rest = plain(cell).partition(" ")
         return Markup('<td class="number">{} <small>{}</small></td>').format(median, rest)
-    number = isinstance(cell, int) or (isinstance(cell, str) and cell.replace(".", "").replace("e-", "").isdigit())
-    return Markup('<td class="number">{}</td>' if number else "<td>{}</td>").format(plain(cell))
+    return Markup('<td class="number">{}</td>' if is_number(cell) else "<td>{}</td>").format(plain(cell))

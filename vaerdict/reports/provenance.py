@@ -63,8 +63,8 @@ def checklist(facts: dict[str, Any]) -> str:
         f"- **Confidence of statistical certificates** (for each sample on its own): {_list(facts['confidence'])}.",
         f"- **Seeds**: {_list(facts['seeds'])}.",
         f"- **Data**: {_list(facts['datasets'])}; {facts['samples']} distinct samples, {facts['rows']} rows.",
-        f"- **Hardware** ({facts['environment_of']}): {machine.get('platform', 'not recorded')}, "
-        f"{machine.get('processor', 'not recorded')}, {machine.get('cores', 'not recorded')} cores; "
+        f"- **Hardware** ({facts['environment_of']}): {machine.get('processor', 'processor not recorded')}, "
+        f"{machine.get('cores', 'unknown number of')} cores, {machine.get('platform', 'platform not recorded')}; "
         f"devices of the rows: {_list(facts['devices'])}; number types: {_list(facts['dtypes'])}.",
         f"- **Software**: {_packages(machine)}.",
         f"- **Time**: {facts['time_s']:.4g} s summed over rows; {facts['n_forward']} forward and "

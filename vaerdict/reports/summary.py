@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from vaerdict.reports.cells import Spread, plain
-from vaerdict.reports.groups import NORMS, Group, groups, strengths
+from vaerdict.reports.groups import NORMS, STRENGTHS, Group, groups
 from vaerdict.reports.rounding import rounded
+from vaerdict.results import one_per_question
 
 WIDTH = 100
 _LABEL = 20
@@ -22,17 +23,16 @@ def summary(table: pd.DataFrame) -> str:
     >>> summary(results.frame([]))
     'No certified or attacked margin: nothing to compare.'
     """
-    found = groups(table)
+    found = groups(one_per_question(table))
     if not found:
         return "No certified or attacked margin: nothing to compare."
-    topics = dict.fromkeys(group.topic for group in sorted(found, key=lambda group: repr(group.topic)))
-    lines = [
-        line
-        for topic in topics
-        for kind in strengths(table) or [""]
-        for line in _block([group for group in found if group.topic == topic], kind)
-    ]
-    return "\n".join(lines).rstrip()
+    topics = sorted({group.topic for group in found}, key=repr)
+    held = [[group for group in found if group.topic == topic] for topic in topics]
+    return "\n".join(line for part in held for kind in _kinds(part) for line in _block(part, kind)).rstrip()
+
+
+def _kinds(held: list[Group]) -> list[str]:
+    return [kind for kind in STRENGTHS if any(len(group.certified(kind)) for group in held)] or [""]
 
 
 def _block(held: list[Group], kind: str) -> Iterator[str]:

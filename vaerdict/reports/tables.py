@@ -8,9 +8,10 @@ import pandas as pd
 
 from vaerdict.reports.cells import Cell, Spread
 from vaerdict.reports.groups import NORMS, QUESTION, STRENGTHS, Group, groups, labelled, split, strengths, varying
-from vaerdict.reports.rounding import percent
+from vaerdict.reports.rounding import percent, rounded
 
 WORST = "worst of all"
+_COUNTS = ("unbroken", "unsupported", "failed")
 _NAMES = {"dataset": "data", "norm": "norm", "r": "r", "p": "p", "reconstruction": "reconstruction"}
 
 
@@ -89,7 +90,7 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     """Leave out, for a page, what says nothing there: equal counts, columns of zeros, what a heading said before.
 
     Where certificates of several strengths stand side by side, only their margins and ratios are kept; what else is
-    known of them is in the table of each strength.
+    known of them is in the table of each strength. Which attack won is told only where there is no certificate.
 
     >>> list(compact(pd.DataFrame({"model": ["a"], "n (proved)": [2], "n (attacked)": [2], "unbroken": [0]})))
     ['model', 'n']
@@ -97,11 +98,11 @@ def compact(table: pd.DataFrame) -> pd.DataFrame:
     table = _one_count(table)
     kinds = [kind for kind in STRENGTHS if f"certified ({kind})" in table]
     details = [f"{name} ({kind})" for name in ("> 0 [%]", "by") for kind in kinds]
-    if len(kinds) > 1 and "attacked" in table:
-        table = table.drop(columns=details)
-    idle = [str(name) for name in table if name in ("unbroken", "failed") and not table[name].any()]
+    if len(kinds) > (1 if "attacked" in table else 2):
+        table = table.drop(columns=details, errors="ignore")
+    idle = [str(name) for name in table if name in _COUNTS and not table[name].any()]
     idle += [str(name) for name in table if table[name].isna().all()]
-    idle += [name for name in ("by (attacked)",) if name in table and table[name].nunique() == 1]
+    idle += [name for name in ("by (attacked)",) if name in table and (kinds or table[name].nunique() == 1)]
     short = {f"{name} ({kinds[0]})": name for name in ("> 0 [%]", "by", "ratio")} if len(kinds) == 1 else {}
     return table.drop(columns=list(dict.fromkeys(idle))).rename(columns=short)
 
@@ -213,4 +214,4 @@ def _attack(rows: pd.DataFrame) -> dict[str, Cell]:
 
 
 def _median(values: pd.Series) -> str | None:
-    return f"{values.median():.3g}" if len(values) else None
+    return rounded(float(values.median()), "nearest") if len(values) else None

@@ -69,7 +69,7 @@ def _attacked(group: Group) -> str:
     margins = group.attacked()["attacked"]
     spread = Spread.of(margins, "up")
     if spread is None:
-        return "No attack was run."
+        return "No attack searched for the margin."
     unbroken = int(np.isinf(margins).sum())
     rest = f" {unbroken} of the {len(margins)} images resisted up to the largest radius tried." if unbroken else ""
     if np.isinf(float(spread.median)):
