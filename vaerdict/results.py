@@ -201,7 +201,11 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
     strength), `certified_by`, `attacked` (smallest attacked margin), `attacked_by`, `witness` (of that attack) and
     `ratio = certified / attacked`, besides `model`, `dataset`, `sample_id` and the key columns.
     """
-    table = one_per_question(table[(table["status"] == "ok") & table["margin"].notna()])
+    return _held_against(one_per_question(table))
+
+
+def _held_against(table: pd.DataFrame) -> pd.DataFrame:
+    table = table[(table["status"] == "ok") & table["margin"].notna()]
     names = [*KEY, "model", "dataset", "sample_id"]
     certificates = table[table["kind"] == "certificate"].sort_values("margin", ascending=False, kind="stable")
     attacks = table[table["kind"] == "attack"].sort_values("margin", kind="stable")
@@ -221,14 +225,14 @@ class Contradiction(AssertionError):
 
 
 def check_contradictions(table: pd.DataFrame) -> None:
-    """Stop when any certificate is beaten by an attack on the same question.
+    """Stop when any certificate is beaten by an attack on the same question, all draws included.
 
     Raises:
         Contradiction: names the sample, both methods and both margins.
     """
     labels = ["model", "dataset", "sample_id"]  # may differ between runs that speak of the same margin
     named = table.groupby([*KEY], dropna=False)[labels].transform("first")
-    joined = sandwich(table.assign(**{label: named[label] for label in labels}))
+    joined = _held_against(table.assign(**{label: named[label] for label in labels}))
     beaten = joined[joined["certified"] > joined["attacked"]]
     if len(beaten):
         worst = beaten.sort_values("ratio").iloc[-1]

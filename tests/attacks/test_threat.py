@@ -46,7 +46,7 @@ def test_a_point_inside_stays_and_one_outside_lands_on_the_sphere(seed, norm, ra
 
 
 def test_projection_shrinks_neither_short_nor_long_radii_of_other_libraries_bugs() -> None:
-    # foolbox never shrinks and adversarial-library clamps entries to 1 (ATTACKS 1.2 and 3).
+    # foolbox never shrinks and adversarial-library clamps entries to 1.
     center = torch.zeros(2, 2)
     ball = Ball(norm="2", radius=torch.tensor([1.0, 10.0]), box=(-50.0, 50.0), center=center)
     assert ball.project(torch.tensor([[0.1, 0.0], [3.0, 4.0]])).tolist() == [[pytest.approx(0.1), 0.0], [3.0, 4.0]]

@@ -129,7 +129,9 @@ def test_a_layer_without_a_bound_is_named_with_the_methods_that_remain() -> None
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
     decoder = nn.Sequential(nn.Linear(2, 6), nn.Softmax(1), nn.Unflatten(1, (1, 1, 6)))
     vae = wrap(encoder, decoder, input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
-    with pytest.raises(NoSoundBound, match=r"isotropic .*Softmax.*methods that apply: shift, first_order"):
+    with pytest.raises(
+        NoSoundBound, match=r"isotropic .*`decoder.1` \(Softmax\).*methods that apply: shift, first_order"
+    ):
         certify(vae, images(2, 6), r=1.0, options=CertifyOptions(methods=("isotropic",)))
 
 

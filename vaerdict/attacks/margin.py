@@ -1,4 +1,4 @@
-"""The empirical margin from above: the smallest perturbation found that breaks r-robustness (THEORY 8, ATTACKS E2)."""
+"""The empirical margin from above: the smallest perturbation found that breaks r-robustness (THEORY 8)."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Projected gradient ascent with normalised gradients, cosine-decayed steps and random starts (ATTACKS E1)."""
+"""Projected gradient ascent with normalised gradients, cosine-decayed steps and random starts (THEORY 8)."""
 
 import math
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """A VAE made of any two torch modules: the native models and a user's own are instances of the same class."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -111,20 +112,20 @@ class GaussianVAE(nn.Module):
     @property
     def mean_map(self) -> nn.Module:
         """The map from images to posterior means, as one module."""
-        parts = [self.encoder] if self.spread == "constant" else [self.encoder, self._mean_part]
-        return nn.Sequential(*parts, nn.Flatten())
+        part = nn.Identity() if self.spread == "constant" else self._mean_part
+        return _named(encoder=self.encoder, mean=part, flat=nn.Flatten())
 
     @property
     def std_map(self) -> nn.Module | None:
         """The map from images to standard deviations, as one module; None where they are constant."""
         if self.spread == "constant":
             return None
-        return nn.Sequential(self.encoder, self._spread_part, self._to_std, nn.Flatten())
+        return _named(encoder=self.encoder, spread=self._spread_part, std=self._to_std, flat=nn.Flatten())
 
     @property
     def decoder_map(self) -> nn.Module:
         """The map from latents to reconstructions, as one module."""
-        return nn.Sequential(nn.Unflatten(1, self.latent_shape), self.decoder)
+        return _named(latents=nn.Unflatten(1, self.latent_shape), decoder=self.decoder)
 
     @property
     def _mean_part(self) -> nn.Module:
@@ -148,6 +149,11 @@ class GaussianVAE(nn.Module):
         """Show the facts that the weights do not hold: they are part of the model's fingerprint."""
         names = ("name", "spread", "std", "latent_shape", "input_range")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+def _named(**parts: nn.Module) -> nn.Sequential:
+    """Give a sequence whose layers are named as in the model, for the messages about them."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 def wrap(
