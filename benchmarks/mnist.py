@@ -1,7 +1,8 @@
 """A Lipschitz-constrained and a plain VAE of the same size on MNIST: trained, certified, attacked, compared.
 
 Certified, attacked and ratio, median and quartiles, for both models. `r` is half of the median distance between the
-reconstructions of different test images. Needs `mnist.npz` in `../shared/data`.
+reconstructions of different test images. Needs an `mnist.npz` with the arrays
+`train_images`, `train_labels`, `test_images` and `test_labels` (`--mnist FILE`).
 """
 
 import tempfile
@@ -19,7 +20,6 @@ from vaerdict.results import load, sandwich
 from vaerdict.sweeps import attack_units, certificate_units, run_units
 from vaerdict.tasks import make_subject
 
-DATA = f"npz:{SHARED_DATA / 'mnist.npz'}[{{split}}_images,{{split}}_labels]"
 QUESTION = Question(r_relative=0.5)
 LIMIT_S = 600.0
 
@@ -30,18 +30,19 @@ def quartiles(values: pd.Series) -> dict[str, float]:
     return {"q25": float(low), "median": float(middle), "q75": float(high)}
 
 
-def examine(folder: Path, family: str, quick: bool) -> dict[str, float]:
+def examine(folder: Path, archive: Path, family: str, quick: bool) -> dict[str, float]:
     """Train, certify and attack one model into the run's folder; give the training's facts."""
-    training_images = load_images(DATA, split="train", limit=5000 if quick else None)
-    test_images = load_images(DATA, split="test")
+    data = f"npz:{archive}[{{split}}_images,{{split}}_labels]"
+    training_images = load_images(data, split="train", limit=5000 if quick else None)
+    test_images = load_images(data, split="test")
     model = ModelOptions(family=family, latent=10, hidden=(256, 256), a=5.0, b=1.0, std=0.1)  # type: ignore[arg-type]
     training = TrainingOptions(epochs=1 if quick else 12, batch_size=128, learning_rate=2e-3)
     start = time.perf_counter()
     vae = train(folder / "models" / family, training_images, test_images, name=family, model=model, training=training)
     seconds = time.perf_counter() - start
     history = pd.read_json(folder / "models" / family / "history.json")
-    chosen = load_images(DATA, split="test", limit=20 if quick else 1000)
-    subject = make_subject(vae, DATA, chosen, QUESTION, 0, "cpu")
+    chosen = load_images(data, split="test", limit=20 if quick else 1000)
+    subject = make_subject(vae, data, chosen, QUESTION, 0, "cpu")
     run_units(folder, certificate_units(subject, CertifyOptions()), f"certify {family}")
     run_units(folder, attack_units(subject, AttackOptions(), folder), f"attack {family}")
     return {
@@ -63,13 +64,14 @@ def main() -> None:
     """Train, certify, attack and report on both models."""
     parser = make_parser(__doc__ or "")
     parser.add_argument("--keep", type=Path, help="folder of the run; a temporary one by default")
+    parser.add_argument("--mnist", type=Path, default=SHARED_DATA / "mnist.npz", help="the archive with MNIST's arrays")
     options = parser.parse_args()
-    if not (SHARED_DATA / "mnist.npz").is_file():
-        print("mnist: skipped, there is no mnist.npz in the shared data folder")
+    if not options.mnist.is_file():
+        print(f"mnist: skipped, there is no {options.mnist}")
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
-        facts = {family: examine(folder, family, options.quick) for family in ("lipschitz", "plain")}
+        facts = {family: examine(folder, options.mnist, family, options.quick) for family in ("lipschitz", "plain")}
         table = load(folder / "results")
         build_report(folder)
     print(summary(table))

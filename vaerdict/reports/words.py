@@ -15,7 +15,7 @@ RECONSTRUCTIONS = {
 MEANINGS = {
     "proved": "holds with the rounding of every operation included",
     "numerical": "proved in real arithmetic, computed in floating point without a bound on its rounding",
-    "statistical": "holds with the stated confidence over the drawn samples, per test image; without a bound on the rounding",
+    "statistical": "holds with the stated confidence over the draws, per test image; without a bound on the rounding",
     "estimate": "proves nothing in either direction; shown for comparison, never in a certified column",
 }
 
