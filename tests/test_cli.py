@@ -56,6 +56,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
+def configuration(run: Path, command: str) -> Path:
+    """Give the one configuration of a command that was kept."""
+    [path] = (run / "configs").glob(f"{command}-????????.yaml")
+    return path
+
+
 def test_from_training_to_report(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     common = ["--model", str(model), "--limit", "3", "--r-relative", "0.5", "--out", str(run)]
@@ -71,15 +77,16 @@ def test_from_training_to_report(model: Path, tmp_path: Path, capsys: pytest.Cap
     }  # fmt: skip
     assert table["r"].nunique() == 1
     assert set(table["r_relative"]) == {0.5}
-    saved = (run / "certify.yaml").read_text()
-    assert "r_relative: 0.5" in saved
-    assert "samples: 200" in saved
+    certify, attack = configuration(run, "certify"), configuration(run, "attack")
+    assert "r_relative: 0.5" in certify.read_text()
+    assert "samples: 200" in certify.read_text()
+    assert "steps: 5" in attack.read_text()
 
 
 def test_a_saved_configuration_does_the_same_again(model: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     main(["certify", f"--model={model}", "--limit=2", "--r=2", "--methods=[isotropic]", f"--out={first}"])
-    main(["certify", f"--config={first / 'certify.yaml'}", f"--out={again}"])
+    main(["certify", f"--config={configuration(first, 'certify')}", f"--out={again}"])
     margins = [load(run / "results")[["sample_id", "method", "margin", "unit_key"]] for run in (first, again)]
     assert margins[0].equals(margins[1])
 
@@ -111,33 +118,81 @@ def test_help_is_quick_and_shows_dashes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["certify", "--model=MODEL", "--r=0"], "`r` > 0, got 0"),
-        (["certify", "--model=MODEL", "--r=-1"], "`r` > 0, got -1"),
-        (["certify", "--model=MODEL"], "one of `r` and `r-relative`, got both or none"),
-        (["certify", "--model=MODEL", "--r=1", "--p=0.4"], "`p` in [1/2, 1), got 0.4"),
-        (["certify", "--model=MODEL", "--r=1", "--p=1"], "`p` in [1/2, 1)"),
-        (["certify", "--model=MODEL", "--r=1", "--methods=[baret]"], "unknown method 'baret', known: barrett"),
-        (["certify", "--r=1"], "one of `model` and `factory`"),
-        (["certify", "--model=nowhere", "--r=1"], "nowhere"),
-        (["certify", "--model=model.pt", "--r=1"], "pickle"),
+        (["certify", "--model=MODEL", "--r=0"], "expected a finite `r` > 0, got 0.0"),
+        (["certify", "--model=MODEL", "--r=-1"], "expected a finite `r` > 0, got -1.0"),
+        (["certify", "--model=MODEL", "--r=1e400"], "expected a finite `r` > 0, got inf"),
+        (["certify", "--model=MODEL", "--r=nan"], "expected `--r` as a number, got 'nan'"),
+        (["certify", "--model=MODEL", "--r=one"], "expected `--r` as a number, got 'one'"),
+        (["certify", "--model=MODEL", "--r"], "expected a value after `--r`"),
+        (["certify", "--model", "--r=1"], "expected a value after `--model`"),
+        (["certify", "--model=MODEL", "--r-relative=-1"], "expected a finite `r-relative` > 0, got -1.0"),
+        (["certify", "--model=MODEL"], "expected one of `r` and `r-relative`, got both or none"),
+        (["certify", "--model=MODEL", "--r=1", "--p=0.4"], "expected `p` in [1/2, 1), got 0.4"),
+        (["certify", "--model=MODEL", "--r=1", "--p=1"], "expected `p` in [1/2, 1), got 1.0"),
+        (
+            ["certify", "--model=MODEL", "--r=1", "--methods", "isotropic,baret"],
+            "unknown method 'baret', known: barrett, isotropic, shift, first_order",
+        ),
+        (["certify", "--r=1"], "expected one of `model` and `factory`, got both or none"),
+        (["certify", "--model=nowhere", "--r=1"], "expected a model folder with config.json, found none at nowhere"),
+        (
+            ["certify", "--model=model.pt", "--r=1"],
+            "expected a file that cannot run code (npz, safetensors), got the pickle model.pt",
+        ),
         (["certify", "--model=MODEL", "--r=1", "--data=npz:none.npz[a]"], "none.npz"),
-        (["certify", "--model=MODEL", "--r=1", "--data=NPZ[labels]"], "array `labels`"),
+        (["certify", "--model=MODEL", "--r=1", "--data=NPZ[labels]"], "expected array `labels` in "),
         (["certify", "--model=MODEL", "--r=1", "--data=NPZ[wide]"], "expected pixels in [0.0, 1.0]"),
         (["certify", "--model=MODEL", "--r=1", "--data=NPZ[nan]"], "NaN"),
         (["certify", "--model=MODEL", "--r=1", "--data=NPZ[large]"], "expected images of shape (1, 8, 8)"),
         (["certify", "--model=MODEL", "--r=1", "--data=faces"], "digits"),
-        (["certify", "--model=MODEL", "--r=1", "--device=tpu9"], "usable torch device, got 'tpu9'"),
-        (["certify", "--model=MODEL", "--r=one"], "one"),
-        (["certify", "--model=MODEL", "--r=1", "--norms=2"], "--norms"),
-        (["attack", "--model=MODEL", "--r=1", "--norm=3"], "3"),
-        (["attack", "--model=MODEL", "--r=1", "--radii=[-1]"], "`radii` > 0"),
-        (["certify", "--factory=none:make", "--r=1"], "none:make"),
-        (["train", "--hidden=[7]", "--out=OUT"], "even positive `hidden`"),
-        (["train", "--data=NPZ[digits]", "--out=OUT"], "`held-out` images"),
+        (["certify", "--model=MODEL", "--r=1", "--limit=0"], "expected `limit` >= 1, got 0"),
+        (["certify", "--model=MODEL", "--r=1", "--limit=1.5"], "expected `--limit` as a whole number, got '1.5'"),
+        (["certify", "--model=MODEL", "--r=1", "--start=-1"], "expected `start` >= 0, got -1"),
+        (["certify", "--model=MODEL", "--r=1", "--device=tpu9"], "expected a usable torch device, got 'tpu9'"),
+        (["certify", "--model=MODEL", "--r=1", "--norms=2"], "unrecognized arguments: --norms=2"),
+        (["attack", "--model=MODEL", "--r=1", "--norm=3"], "expected `--norm` as one of 2, inf, got '3'"),
+        (["attack", "--model=MODEL", "--r=1", "--margin=maybe"], "expected `--margin` as true or false, got 'maybe'"),
+        (["attack", "--model=MODEL", "--r=1", "--radii=1,-1"], "expected only finite `radii` > 0, got -1.0"),
+        (
+            ["attack", "--model=MODEL", "--r=1", "--radii=x"],
+            "expected `--radii` as numbers such as 0.5,1, got 'x'",
+        ),
+        (
+            ["certify", "--factory=none:make", "--r=1"],
+            "expected a factory `package.module:function`, got 'none:make': ModuleNotFoundError: No module named",
+        ),
+        (["certify", "--factory=math:sqrt", "--r=1"], "the factory math:sqrt failed: TypeError: math.sqrt() takes"),
+        (["train", "--hidden=7", "--out=OUT"], "expected even positive `hidden` widths, got (7,)"),
+        (
+            ["train", "--hidden=a", "--out=OUT"],
+            "expected `--hidden` as whole numbers such as 128,128, got 'a'",
+        ),
+        (
+            ["train", "--pixel-range=0", "--out=OUT"],
+            "expected `--pixel-range` as two numbers such as 0,1, got '[0]'",
+        ),
+        (
+            ["train", "--family=foo", "--out=OUT"],
+            "expected `--family` as one of lipschitz, plain, conv, got 'foo'",
+        ),
+        (["train", "--data=NPZ[digits]", "--out=OUT"], "expected `held-out` images that are not the training images"),
+        (["train", "--out=NPZFILE"], "expected `--out` as a folder that can be written, got NPZFILE: Not a directory"),
+        (["train", "--out=NPZFILE/deep"], "got NPZFILE/deep: Not a directory"),
+        (["train"], "expected `--out`"),
+        (["report"], "expected `run`"),
         (["report", "nowhere"], "nowhere"),
-        (["design", "--r=8", "--margin=0"], "`margin` > 0"),
-        (["fly"], "demo"),
-        ([], "subcommand"),
+        (["report", "--config=CONFIG"], "unrecognized arguments: --config=CONFIG"),
+        (["design"], "expected `--r` and `--margin`"),
+        (["design", "--r=8", "--margin=0"], "expected a finite `margin` > 0, got 0.0"),
+        (["design", "--r=8", "--margin=1e400"], "expected a finite `margin` > 0, got inf"),
+        (["design", "--r=8", "--margin=1", "--b=-1"], "expected a finite `b` > 0, got -1.0"),
+        (["design", "--r=8", "--margin=1", "--latent=0"], "expected `latent` >= 1, got 0"),
+        (["design", "--r=8", "--margin=1", "--p=1"], "expected `p` in [1/2, 1), got 1.0"),
+        (["design", "--r=8", "--margin=1", "--sigmas=[]"], "expected one or more `sigmas`, got none"),
+        (["design", "--r=8", "--margin=1", "--sigmas=0.1,0"], "expected only finite `sigmas` > 0, got 0.0"),
+        (["fly"], "expected a command (demo, train, certify, attack, report, design, doctor), got 'fly'"),
+        ([], "expected a command (demo, train, certify, attack, report, design, doctor), got none"),
+        (["--config", "f", "certify"], "options stand after the command: vaerdict certify --config f"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -153,13 +208,97 @@ def test_wrong_usage_is_one_sentence(
     }
     np.savez(archive, **images)
     out = tmp_path / "out"
-    known = {"MODEL": str(model), "NPZ": f"npz:{archive}", "OUT": str(out)}
+    known = {"MODEL": str(model), "NPZFILE": str(archive), "NPZ": f"npz:{archive}", "OUT": str(out)}
     for word, meant in known.items():
         arguments = [argument.replace(word, meant) for argument in arguments]
+        said = said.replace(word, meant)
     if arguments[:1] in (["certify"], ["attack"]):
         arguments = [*arguments, f"--out={out}"]
     assert said in refused(capsys, *arguments)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "got CONFIG"),
+        (b"- 1", "got CONFIG"),
+        (b"hello", "got CONFIG"),
+        (b"\xff\xfe\x00\x80", "got CONFIG: 'utf-8' codec can't decode"),
+        (b"\x00", "got CONFIG: unacceptable character"),
+        (b"r: [1", "got CONFIG: while parsing a flow sequence"),
+        (None, "got CONFIG: [Errno 2] No such file or directory"),
+        (
+            b"r: 1\nfoo: 3",
+            "unknown option in CONFIG 'foo', known: model, factory, weights, data, limit, start, r, r-rel",
+        ),
+        (b"1: 2", "unknown option in CONFIG '1', known: model"),
+        (b"r: abc", "expected `--r` as a number, got 'abc'"),
+        (b"r: .nan", "expected `--r` as a number, got 'NaN'"),
+        (b"r: {a: 1}", "expected `--r` as a number, got "),
+        (b"r-relative: -1", "expected a finite `r-relative` > 0, got -1.0"),
+        (b"r: 1\nmethods: baret", "unknown method 'baret'"),
+    ],
+)
+def test_a_file_of_options_that_is_none(
+    content: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    if content is not None:
+        config.write_bytes(content)
+    sentence = refused(capsys, "certify", f"--config={config}", "--model=m", f"--out={tmp_path / 'out'}")
+    said = said.replace("CONFIG", str(config))
+    if said.startswith("got"):
+        said = f"expected `--config` as a YAML file with lines `option: value`, {said}"
+    assert said in sentence
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--sigmas", "0.1,0.2", "--r", "8", "--margin=1", "--b", "5"],
+        ["--sigmas=[0.1, 0.2]", "--r=8", "--margin=1", "--b=5"],
+        ["--sigmas=0.1,0.2", "--b=3", "--config=CONFIG"],
+        ["--config", "CONFIG", "--sigmas", "0.1,0.2"],
+    ],
+)
+def test_lists_and_files_in_each_spelling(typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("r: 8\nmargin: 1.0\nb: 5e0\n")
+    main(["design", *(argument.replace("CONFIG", str(tmp_path / "config.yaml")) for argument in typed)])
+    said = capsys.readouterr().out
+    assert "(r = 8.0, p = 0.5, 10 latents, encoder b = 5.0)" in said
+    assert [line.split()[0] for line in said.splitlines()[3:]] == ["0.1", "0.2"]
+
+
+def test_a_file_may_have_dashes_and_bare_names(model: Path, tmp_path: Path) -> None:
+    config = f"r-relative: 0.5\nlimit: 1\nmethods: barrett\nmodel: {model}\nfactory: null\nout: {tmp_path / 'run'}"
+    (tmp_path / "config.yaml").write_text(config)
+    main(["certify", "--config", str(tmp_path / "config.yaml")])
+    table = load(tmp_path / "run" / "results")
+    assert set(table["method"]) == {"barrett"}
+    assert set(table["r_relative"]) == {0.5}
+
+
+def test_each_command_in_a_folder_keeps_its_configuration(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--model={model}", "--limit=1", "--methods=barrett", f"--out={tmp_path / 'run'}"]
+    for r in ("1", "2", "2"):
+        main(["certify", *options, f"--r={r}"])
+    kept = sorted((tmp_path / "run" / "configs").iterdir())
+    assert {path.read_text().split("\nr: ")[1][:3] for path in kept} == {"1.0", "2.0"}
+    assert len(kept) == 2
+    refused(capsys, "certify", *options, "--r=1", "--data=faces")
+    assert sorted((tmp_path / "run" / "configs").iterdir()) == kept
+
+
+def test_the_console_script_finds_a_factory_in_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "model_of_mine.py").write_text(FACTORY)
+    script = Path(sys.executable).with_name("vaerdict")
+    options = ["--factory=model_of_mine:make", "--limit=1", "--r=1", "--methods=shift", "--samples=100", "--out=run"]
+    subprocess.run([script, "certify", *options], cwd=tmp_path, capture_output=True, check=True)
+    assert set(load(tmp_path / "run" / "results")["method"]) == {"shift"}
 
 
 def test_weights_that_are_nan_or_do_not_fit(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +337,7 @@ def test_a_contradiction_ends_with_status_one(
     said = capsys.readouterr().err
     assert "isotropic (numerical) certifies 100" in said
     assert "witness witnesses/bisection-damage" in said
+    assert "methods:\n- isotropic\n" in configuration(tmp_path, "certify").read_text()
 
 
 def test_design_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ The command line, the YAML files and the saved configuration are made from them.
 `--help` is quick.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,16 @@ def require_known(kind: str, names: Collection[str], known: Collection[str]) -> 
             raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")
 
 
+def _require_positive(options: object, *names: str) -> None:
+    """Refuse options that are not positive and finite; None is not given, and a tuple is checked one by one."""
+    for name in names:
+        given = getattr(options, name)
+        several = isinstance(given, tuple)
+        what = f"{'only' if several else 'a'} finite `{name.replace('_', '-')}` > 0"
+        for value in given if several else (given,):
+            require(value is None or 0 < value < math.inf, what, value)
+
+
 def refuse_pickle(path: Path) -> None:
     """Refuse file formats that can run code when they are read.
 
@@ -76,9 +87,7 @@ class Question:
 
     def __post_init__(self) -> None:
         require((self.r is None) != (self.r_relative is None), "one of `r` and `r-relative`", "both or none")
-        for name in ("r", "r_relative"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"`{name}` > 0", value)
+        _require_positive(self, "r", "r_relative")
         require(0.5 <= self.p < 1, "`p` in [1/2, 1)", self.p)
 
 
@@ -89,7 +98,7 @@ class ModelOptions:
     Attributes:
         family: Dense Lipschitz-constrained, dense plain (same size, ReLU), or small plain convolutional.
         latent: Number of latent coordinates.
-        hidden: Widths of the dense encoder's hidden layers; the decoder mirrors them. Even numbers.
+        hidden: Widths of the dense encoder's hidden layers; the decoder mirrors them. Even numbers, as 128,128.
         a: Lipschitz constant that the constrained decoder gets, a final sigmoid counted.
         b: Lipschitz constant that the constrained encoder's mean gets.
         spread: Posterior standard deviation: constant, bounded (one per image, below `std`) or free (log-variance).
@@ -116,9 +125,8 @@ class ModelOptions:
         require(self.latent >= 1, "`latent` >= 1", self.latent)
         widths_fit = all(width > 0 and width % 2 == 0 for width in self.hidden)
         require(widths_fit, "even positive `hidden` widths", self.hidden)
-        for name in ("a", "b", "std", "observation_std"):
-            require(getattr(self, name) > 0, f"`{name}` > 0", getattr(self, name))
-        require(self.beta >= 0, "`beta` >= 0", self.beta)
+        _require_positive(self, "a", "b", "std", "observation_std")
+        require(0 <= self.beta < math.inf, "a finite `beta` >= 0", self.beta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +148,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "`epochs` >= 1", self.epochs)
         require(self.batch_size >= 1, "`batch-size` >= 1", self.batch_size)
-        require(self.learning_rate > 0, "`learning-rate` > 0", self.learning_rate)
+        _require_positive(self, "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +156,7 @@ class CertifyOptions:
     """Which certificates, and how sure the statistical ones must be.
 
     Attributes:
-        methods: Certificates and estimates; empty for all that apply.
+        methods: Certificates and estimates, as barrett,isotropic; empty for all that apply.
         reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean.
         samples: Monte-Carlo draws per image.
         confidence: Of a statistical certificate, per image.
@@ -172,7 +180,7 @@ class AttackOptions:
     Attributes:
         objective: Largest damage of the reconstruction, or the posterior of another image.
         margin: Search the smallest input change that succeeds.
-        radii: Radii of attacks besides, in input units.
+        radii: Radii of attacks besides, in input units, as 0.5,1.
         norm: Of the input change.
         reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
         steps: Gradient steps of an attack at a fixed radius.
@@ -193,7 +201,7 @@ class AttackOptions:
 
     def __post_init__(self) -> None:
         require(self.margin or bool(self.radii), "a margin search or some `radii`", "neither")
-        require(all(radius > 0 for radius in self.radii), "`radii` > 0", self.radii)
+        _require_positive(self, "radii")
         for name in ("steps", "restarts", "samples"):
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
@@ -213,6 +221,10 @@ class DataOptions:
     data: str = "digits"
     limit: int | None = None
     start: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "`limit` >= 1", self.limit)
+        require(self.start >= 0, "`start` >= 0", self.start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +271,7 @@ class TrainTask:
         out: Folder of the model; a training that stopped goes on there.
         name: How tables call the model; by default its family.
         held_out: Images on which the ELBO is logged, as `data`; needed only where `data` has no `{split}`.
-        pixel_range: Least and greatest value of a pixel.
+        pixel_range: Least and greatest value of a pixel, as 0,1.
         device: Torch device.
     """
 
@@ -279,7 +291,7 @@ class DesignOptions:
         margin: How far an input must be free to move, L2 in pixel units.
         latent: Number of latent coordinates.
         b: Lipschitz constant of the encoder's mean.
-        sigmas: Posterior standard deviations to try.
+        sigmas: Posterior standard deviations to try, as 0.05,0.1.
         p: Level.
     """
 
@@ -289,6 +301,12 @@ class DesignOptions:
     b: float = 1.0
     sigmas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     p: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.latent >= 1, "`latent` >= 1", self.latent)
+        require(bool(self.sigmas), "one or more `sigmas`", "none")
+        _require_positive(self, "r", "margin", "b", "sigmas")
+        require(0.5 <= self.p < 1, "`p` in [1/2, 1)", self.p)
 
 
 @dataclass(frozen=True, kw_only=True)

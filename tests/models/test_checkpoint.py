@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,9 @@ def test_a_configuration_that_is_none_is_refused(folder: Path, content: bytes) -
         {"std": float("nan")},
         {"std": float("inf")},
         {"a": None},
+        {"a": "4"},
+        {"beta": float("inf")},
+        {"latent": 10**30},
     ],
     ids=str,
 )
@@ -189,6 +193,11 @@ def test_an_architecture_that_makes_no_sense_is_refused(folder: Path, changes: d
     [
         {"input_shape": None},
         {"input_shape": "abc"},
+        {"input_shape": 64},
+        {"input_shape": [1, 8.0, 8]},
+        {"input_shape": [True, 8, 8]},
+        {"input_range": "ab"},
+        {"input_range": ["a", "b"]},
         {"input_shape": [1, -8, 8]},
         {"input_range": [0.0]},
         {"input_range": [1.0, 0.0]},
@@ -200,6 +209,13 @@ def test_an_architecture_that_makes_no_sense_is_refused(folder: Path, changes: d
 def test_images_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any]) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ValueError, match=r"^\S+config.json is not a model's configuration: .+"):
+        load_vae(folder)
+
+
+@pytest.mark.parametrize("name", [5, None, ["a"], {}])
+def test_a_name_that_is_no_text_is_refused(folder: Path, name: Any) -> None:
+    edit_config(folder, name=name)
+    with pytest.raises(ValueError, match="is not a model's configuration: ValueError expected `name` as text, got "):
         load_vae(folder)
 
 
@@ -425,5 +441,25 @@ def test_a_factory_whose_weights_are_not_finite_is_refused(factories: str, tmp_p
 
 
 def test_the_users_own_errors_are_not_hidden(factories: str) -> None:
-    with pytest.raises(KeyError, match="in the user's own code"):
+    message = f"""^the factory {factories}:failing failed: KeyError: "in the user's own code"$"""
+    with pytest.raises(ValueError, match=message) as failure:
         vae_from_factory(f"{factories}:failing")
+    assert isinstance(failure.value.__cause__, KeyError)
+    with pytest.raises(ValueError, match=r"^the factory math:sqrt failed: TypeError: math.sqrt\(\) takes "):
+        vae_from_factory("math:sqrt")
+
+
+def test_a_factory_is_found_in_the_working_directory(
+    factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "factory_of_here.py").write_text(f"from {factories} import linear")
+    (tmp_path / "here" / "broken_here.py").write_text("1 / 0")
+    with pytest.raises(ValueError, match="No module named 'factory_of_here'"):
+        vae_from_factory("factory_of_here:linear")
+    monkeypatch.chdir(tmp_path / "here")
+    before = list(sys.path)
+    assert vae_from_factory("factory_of_here:linear").name
+    with pytest.raises(ValueError, match=r"got 'broken_here:make': ZeroDivisionError: division by zero$"):
+        vae_from_factory("broken_here:make")
+    assert sys.path == before

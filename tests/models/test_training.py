@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vaerdict.results import write_atomic
 from vaerdict.vae import fingerprint
 
 MODEL = small_model(spread="bounded")
+SHA256 = "'64 hex digits'"
 
 
 class Stopped(Exception):
@@ -257,30 +259,36 @@ def test_a_finished_run_is_given_at_once(undisturbed: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "key", "trained", "wanted"),
     [
-        {"model": replace(MODEL, a=5.0)},
-        {"model": replace(MODEL, hidden=(8, 8))},
-        {"training": replace(TRAINING, seed=4)},
-        {"training": replace(TRAINING, epochs=4)},
-        {"name": "other"},
-        {"training_images": training_digits(199)},
-        {"held_out": held_out_digits(59)},
+        ({"model": replace(MODEL, a=5.0)}, "a", "4.0", "5.0"),
+        ({"model": replace(MODEL, hidden=(8, 8))}, "hidden", "[8, 6]", "[8, 8]"),
+        ({"training": replace(TRAINING, seed=4)}, "seed", "3", "4"),
+        ({"training": replace(TRAINING, epochs=4)}, "epochs", "3", "4"),
+        ({"training": replace(TRAINING, learning_rate=1e-3)}, "learning-rate", "0.005", "0.001"),
+        ({"name": "other"}, "name", "'digits'", "'other'"),
+        ({"training_images": training_digits(199)}, "data sha256", SHA256, SHA256),
+        ({"held_out": held_out_digits(59)}, "held-out sha256", SHA256, SHA256),
     ],
-    ids=lambda changed: next(iter(changed)),
+    ids=lambda value: value if isinstance(value, str) and value.islower() else "",
 )
-def test_another_run_in_the_same_folder_is_refused(undisturbed: Path, changed: dict[str, Any]) -> None:
+def test_another_run_in_the_same_folder_is_refused(
+    undisturbed: Path, changed: dict[str, Any], key: str, trained: str, wanted: str
+) -> None:
     before = contents(undisturbed)
-    with pytest.raises(ValueError, match=r"^expected the configuration and data that .+ was trained with, got others$"):
+    with pytest.raises(ValueError, match=r"^expected `") as refusal:
         run(undisturbed, **changed)
+    remedy = f"choose another folder, or delete {undisturbed / 'training.safetensors'}"
+    said = re.sub(r"'[0-9a-f]{64}'", SHA256, str(refusal.value))
+    assert said == f"expected `{key}` {trained}, with which {undisturbed} was trained, got {wanted}: {remedy}"
     assert contents(undisturbed) == before
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "expected the configuration and data that .+ was trained with, got others"),
-        ({"identity": "{}"}, "expected the configuration and data that .+ was trained with, got others"),
+        (None, "training.safetensors is not the state of a training run: 'identity'"),
+        ({"identity": "{}"}, "expected `.+` None, with which .+ was trained, got .+"),
         ("text", "training.safetensors is not the state of a training run: .+"),
     ],
 )
@@ -303,6 +311,25 @@ def test_a_diverged_run_says_so_and_writes_no_model(tmp_path: Path, family: str,
     with pytest.raises(FloatingPointError, match=r"^training of digits diverged in epoch 1: lower the learning rate$"):
         run(tmp_path, model, replace(TRAINING, learning_rate=1e30))
     assert contents(tmp_path) == {}
+
+
+def test_a_run_that_diverges_later_names_the_state_that_is_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*arguments: Any) -> None:
+        if arguments[-1] == 1:
+            raise FloatingPointError("in the second epoch")
+        run_epoch(*arguments)
+
+    run_epoch, state = module._run_epoch, tmp_path / "training.safetensors"
+    monkeypatch.setattr(module, "_run_epoch", diverge)
+    remedy = f"lower the learning rate, and choose another folder, or delete {state}"
+    with pytest.raises(FloatingPointError, match=f"^training of digits diverged in epoch 2: {remedy}$"):
+        run(tmp_path)
+    monkeypatch.setattr(module, "_run_epoch", run_epoch)
+    state.unlink()
+    run(tmp_path, training=replace(TRAINING, learning_rate=1e-3))
+    assert len(history(tmp_path)) == 3
 
 
 def test_held_out_images_of_another_kind_are_refused_at_the_start(tmp_path: Path) -> None:

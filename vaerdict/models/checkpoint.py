@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -49,15 +50,23 @@ def load_vae(folder: Path) -> GaussianVAE:
         raise FileNotFoundError(f"expected a model folder with config.json, found none at {folder}")
     try:
         config = json.loads(path.read_text())
+        _check_facts(config)
         options = ModelOptions(**{**config["model"], "hidden": tuple(config["model"]["hidden"])})
         shape, pixels = tuple(config["input_shape"]), tuple(config["input_range"])
         # The fork keeps the caller's random numbers as they are.
         with torch.random.fork_rng(devices=[]):
             vae = build_vae(options, name=config["name"], input_shape=shape, input_range=pixels, constrained=False)
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{path} is not a model's configuration: {type(error).__name__} {error}") from None
     load_weights(vae, folder / "model.safetensors")
     return vae.eval()
+
+
+def _check_facts(config: dict[str, Any]) -> None:
+    for key, kinds in {"input_shape": (int,), "input_range": (int, float)}.items():
+        fits = isinstance(config[key], list) and all(type(value) in kinds for value in config[key])
+        require(fits, f"`{key}` as a list of numbers", repr(config[key]))
+    require(isinstance(config["name"], str), "`name` as text", repr(config["name"]))
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -101,19 +110,35 @@ def _check_finite(source: object, weights: dict[str, Tensor]) -> None:
 def vae_from_factory(factory: str, weights: Path | None = None) -> GaussianVAE:
     """Call `package.module:function`, which returns a VAE (see `wrap`), and load weights into it if given.
 
+    Modules in the working directory are found, too.
+
     Raises:
-        ValueError: the factory cannot be found or does not return a `GaussianVAE`; see `load_weights` for the weights.
+        ValueError: the factory cannot be found, fails or does not return a `GaussianVAE`; see `load_weights` for the
+            weights.
     """
-    module_name, _, function_name = factory.partition(":")
+    make = _find_factory(factory)
     try:
-        make: Callable[[], Any] = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"expected a factory `package.module:function`, got {factory!r}: {error}") from None
-    require(callable(make), "a factory `package.module:function`", f"{factory!r}: {type(make).__name__} object")
-    vae = make()
+        vae = make()
+    except Exception as error:
+        raise ValueError(f"the factory {factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(vae, GaussianVAE):
         raise ValueError(f"expected the factory to return a VAE made by models.wrap, got {type(vae).__name__}")
     if weights is not None:
         load_weights(vae, weights)
     _check_finite(factory, vae.state_dict())
     return vae.eval()
+
+
+def _find_factory(factory: str) -> Callable[[], Any]:
+    module_name, _, function_name = factory.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # a console script lacks it
+    try:
+        make = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:
+        message = f"expected a factory `package.module:function`, got {factory!r}: {type(error).__name__}: {error}"
+        raise ValueError(message) from error
+    finally:
+        sys.path.remove(here)
+    require(callable(make), "a factory `package.module:function`", f"{factory!r}: {type(make).__name__} object")
+    return make

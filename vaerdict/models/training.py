@@ -81,8 +81,8 @@ def train(
             _run_epoch(vae, optimiser, training_images.pixels, model, training, epoch)
             held_out_elbo = evaluate_elbo(vae, held_out.pixels, model, training.batch_size)
         except FloatingPointError as error:
-            message = f"training of {name} diverged in epoch {epoch + 1}: lower the learning rate"
-            raise FloatingPointError(message) from error
+            remedy = f"lower the learning rate{f', and {_elsewhere(state)}' if state.is_file() else ''}"
+            raise FloatingPointError(f"training of {name} diverged in epoch {epoch + 1}: {remedy}") from error
         history.append({"epoch": epoch + 1, "held_out_elbo": held_out_elbo, "time_s": time.perf_counter() - start})
         epochs.set_postfix(elbo=f"{held_out_elbo:.2f}")
         _log.info("%s: epoch %d, held-out ELBO %.3f nats", name, epoch + 1, held_out_elbo)
@@ -153,11 +153,14 @@ def _resume(state: Path, identity: str, vae: GaussianVAE, optimiser: torch.optim
     try:
         with safe_open(state, framework="pt") as file:
             metadata = file.metadata() or {}
+            trained = _flat(metadata["identity"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:
         raise ValueError(f"{state} is not the state of a training run: {error}") from None
-    same = metadata.get("identity") == identity
-    require(same, f"the configuration and data that {state.parent} was trained with", "others")
+    wanted = _flat(identity)
+    for key in wanted | trained:
+        what = f"`{key}` {trained.get(key)!r}, with which {state.parent} was trained"
+        require(trained.get(key) == wanted.get(key), what, f"{wanted.get(key)!r}: {_elsewhere(state)}")
     vae.load_state_dict({name.removeprefix("vae."): t for name, t in tensors.items() if name.startswith("vae.")})
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -166,3 +169,16 @@ def _resume(state: Path, identity: str, vae: GaussianVAE, optimiser: torch.optim
             moments.setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
     return json.loads(metadata["history"])
+
+
+def _elsewhere(state: Path) -> str:
+    return f"choose another folder, or delete {state}"
+
+
+def _flat(identity: str) -> dict[str, Any]:
+    """Give `model` and `training` by the names of their options, and the rest as `data sha256`."""
+    flat = {}
+    for part, facts in json.loads(identity).items():
+        for key, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
+            flat[(key if part in ("model", "training") else f"{part} {key}").strip().replace("_", "-")] = value
+    return flat
