@@ -110,7 +110,7 @@ def test_help_is_quick_and_shows_dashes() -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - start < 3  # 0.2 s alone; the tests' machine is busy
     assert "--r-relative" in said
-    imported = "import sys, vaerdict.cli; vaerdict.cli._build_parsers(); print('torch' in sys.modules)"
+    imported = "import sys, vaerdict.cli; vaerdict.arguments.build_parsers(); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
 

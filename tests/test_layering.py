@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("certify", "attacks"), 3),
     **dict.fromkeys(("reports", "sweeps"), 4),
     "tasks": 5,
-    "demo": 6,
+    **dict.fromkeys(("demo", "arguments"), 6),
     "cli": 7,
 }
 FACADE, FACADE_FLOOR = "__init__", 8

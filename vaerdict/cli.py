@@ -4,22 +4,13 @@
 """
 
 import hashlib
-import itertools
-import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
 
-import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentParser, Namespace
-
-from vaerdict import __version__
+from vaerdict.arguments import fail, parse
 from vaerdict.options import (
     AttackOptions,
     CertifyOptions,
@@ -32,63 +23,7 @@ from vaerdict.options import (
     RunOptions,
     TrainingOptions,
     TrainTask,
-    require,
-    require_known,
 )
-
-_WORDS: dict[Any, str] = {
-    float: "a number",
-    int: "a whole number",
-    bool: "true or false",
-    tuple[int, ...]: "whole numbers such as 128,128",
-    tuple[float, ...]: "numbers such as 0.5,1",
-    tuple[float, float]: "two numbers such as 0,1",
-}
-
-
-def _in_words(kind: Any) -> str:
-    """Say what an option takes: `float | None` is a number."""
-    if get_origin(kind) is UnionType:
-        kind = get_args(kind)[0]
-    return f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else _WORDS.get(kind, "text")
-
-
-class _Parser(ArgumentParser):
-    """jsonargparse with dashes in option names, no abbreviations, and errors of one line in this package's form."""
-
-    def __init__(self, *, types: dict[str, Any] | None = None, **facts: Any) -> None:
-        super().__init__(allow_abbrev=False, print_config="--print-config", **facts)
-        self.types = types or {}
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong in one sentence and leave with status 2."""
-        _fail(self._translated(" ".join(str(message).split())))
-
-    def _translated(self, message: str) -> str:
-        """Translate the mistakes that are made most; anything else stays as jsonargparse says it."""
-        if found := re.fullmatch(r'Parser key "(\w+)": .*(?:Got|Given) value: (.*)', message):
-            return f"expected `--{_dashed(found[1])}` as {_in_words(self.types.get(found[1]))}, got {found[2]!r}"
-        if found := re.fullmatch(r"the following arguments are required: (.*)", message):
-            missing = [name.split(".") for name in found[1].split(", ")]
-            return "expected " + " and ".join(
-                f"`--{_dashed(name)}`" if name in _types(command) else f"`{name}`" for command, name in missing
-            )
-        if found := re.match(r'argument subcommand: invalid choice: (.*) \(|expected "subcommand"', message):
-            return f"expected a command ({', '.join(_COMMANDS)}), got {found[1] or 'none'}"
-        return message
-
-    def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Show the names with dashes, as they are typed."""
-        return re.sub(r"--[a-z_]+", lambda name: _dashed(name[0]), super().format_help(*args, **kwargs))
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"vaerdict: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def _demo(options: DemoOptions) -> None:
@@ -139,89 +74,15 @@ def _doctor() -> None:
     print(doctor_task())
 
 
-_COMMANDS: dict[str, tuple[str, Callable[..., None], tuple[type, ...]]] = {
-    "demo": ("Train, certify, attack and report on the embedded digits.", _demo, (DemoOptions,)),
-    "train": ("Train a VAE.", _train, (TrainTask, DataOptions, ModelOptions, TrainingOptions)),
-    "certify": (
-        "Certify a margin from below.",
-        _certify,
-        (ModelSource, DataOptions, Question, CertifyOptions, RunOptions),
-    ),
-    "attack": (
-        "Attack: a margin from above.",
-        _attack,
-        (ModelSource, DataOptions, Question, AttackOptions, RunOptions),
-    ),
-    "report": ("Turn a run's results into tables, figures and one HTML file.", _report, ()),
-    "design": ("List the Lipschitz budgets that promise a margin.", _design, (DesignOptions,)),
-    "doctor": ("Say what is installed and what would be skipped.", _doctor, ()),
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": _demo,
+    "train": _train,
+    "certify": _certify,
+    "attack": _attack,
+    "report": _report,
+    "design": _design,
+    "doctor": _doctor,
 }
-
-
-def _types(command: str) -> dict[str, Any]:
-    return {field.name: field.type for kind in _COMMANDS[command][2] for field in fields(kind)}
-
-
-def _build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    parser = _Parser(prog="vaerdict", description="A verdict on a VAE's robustness.", version=__version__)
-    parser.add_argument("--verbose", action="store_true", help="log what is done, and show where an error comes from")
-    subcommands = parser.add_subcommands()
-    commands = {}
-    for name, (summary, _, kinds) in _COMMANDS.items():
-        commands[name] = _Parser(description=summary, types=_types(name))
-        if kinds:
-            commands[name].add_argument("--config", action="config", help="YAML file with any of the options")
-        if name == "report":
-            commands[name].add_argument("run", help="folder of the run")
-        for kind in kinds:
-            commands[name].add_class_arguments(kind, as_group=True)
-        subcommands.add_subcommand(name, commands[name], help=summary)
-    return parser, commands
-
-
-def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Turn what is typed into what jsonargparse reads: `--radii 0.5,1 --config f` into `--radii=[0.5,1] --r=8`.
-
-    Raises:
-        ValueError: an option stands before the command or lacks its value; a file of options cannot be used.
-    """
-    place = next((index for index, argument in enumerate(arguments) if argument in _COMMANDS), len(arguments))
-    early, command, rest = arguments[:place], arguments[place : place + 1], iter(arguments[place + 1 :])
-    if command and early and early[0].startswith("--") and early[0] not in ("--verbose", "--help", "--version"):
-        raise ValueError(f"options stand after the command: vaerdict {' '.join([*command, *early])}")
-    types = _types(command[0]) if command else {}
-    options = (_spelled_out_option(argument, rest, types) for argument in rest)
-    return [*early, *command, *itertools.chain.from_iterable(options)]
-
-
-def _spelled_out_option(argument: str, rest: Iterator[str], types: dict[str, Any]) -> list[str]:
-    typed, equals, value = argument.partition("=")
-    name = typed.removeprefix("--").replace("-", "_")
-    if not (types and typed.startswith("--") and name in (*types, "config")):
-        return [argument]
-    if not equals:
-        value = next(rest, "--")
-        if value.startswith("--"):
-            raise ValueError(f"expected a value after `{typed}`")
-    return _options_in(Path(value), types) if name == "config" else [_assignment(name, value, types)]
-
-
-def _options_in(path: Path, types: dict[str, Any]) -> list[str]:
-    """Read a YAML file, dashes or underscores in its keys, as arguments."""
-    what = "`--config` as a YAML file with lines `option: value`"
-    try:
-        chosen = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeError) as error:
-        raise ValueError(f"expected {what}, got {path}: {' '.join(str(error).split())}") from None
-    require(isinstance(chosen, dict), what, path)
-    require_known(f"option in {path}", [_dashed(str(name)) for name in chosen], [_dashed(name) for name in types])
-    return [_assignment(name.replace("-", "_"), value, types) for name, value in chosen.items()]
-
-
-def _assignment(name: str, value: Any, types: dict[str, Any]) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    is_bare_list = get_origin(types[name]) is tuple and not text.startswith("[")
-    return f"--{name}=[{text}]" if is_bare_list else f"--{name}={text}"
 
 
 @contextmanager
@@ -254,23 +115,9 @@ def _files(folder: Path) -> set[Path]:
     return {*folder.glob("*"), *folder.glob("*/*")}
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Namespace, str, list[Any]]:
-    """Give what was chosen, the configuration to keep, and the command's own arguments, all of them checked."""
-    parser, commands = _build_parsers()
-    try:
-        values: Any = parser.parse_args(_spelled_out(arguments))
-        chosen = values[values.subcommand]
-        kinds = _COMMANDS[values.subcommand][2]
-        options = [kind(**{field.name: chosen[field.name] for field in fields(kind)}) for kind in kinds]
-    except ValueError as error:
-        _fail(str(error))
-    # What has no options takes its positional arguments: the run of `report`.
-    return values, commands[values.subcommand].dump(chosen), options or list(chosen.values())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
-    values, configuration, options = _parse(sys.argv[1:] if arguments is None else arguments)
+    values, configuration, options = parse(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO if values.verbose else logging.WARNING, format="%(message)s")
     from vaerdict.results import Contradiction
 
@@ -278,11 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         out = values[command].get("out")
         with nullcontext() if out is None else _recorded(Path(out), command, configuration):
-            _COMMANDS[command][1](*options)
+            _COMMANDS[command](*options)
     except (ValueError, OSError, FloatingPointError) as error:
         if values.verbose:
             logging.exception("the error came from here:")
-        _fail(" ".join(str(error).split()))
+        fail(" ".join(str(error).split()))
     except Contradiction as error:
         print(f"vaerdict: {error}", file=sys.stderr)
         sys.exit(1)
