@@ -457,3 +457,22 @@ def test_overlapping_units_count_an_image_once_per_method_and_radius() -> None:
     fixed = [attack(margin=1.0, rho=rho, fixed_radius=True) for rho in (0.5, 0.5, 1.0)]
     searched = [attack(margin=0.8, rho=rho) for rho in (0.7, 0.75)]
     assert len(one_per_question(frame([*same, *fixed, *searched]))) == 1 + 2 + 1
+
+
+def test_equal_pixels_in_two_datasets_keep_both_pairs() -> None:
+    rows = [
+        row(dataset="A", unit_key="2", margin=1.0),
+        row(dataset="B", unit_key="1", margin=1.0),
+        attack(dataset="A", unit_key="3", margin=2.0),
+        attack(dataset="B", unit_key="4", margin=2.0),
+    ]
+    lines = sandwich(frame(rows))
+    assert lines[["dataset", "certified", "attacked"]].values.tolist() == [["A", 1.0, 2.0], ["B", 1.0, 2.0]]
+
+
+def test_a_failed_row_hides_no_good_one_and_a_weak_attack_no_strong_one() -> None:
+    failed = row(status="error", margin=None, unit_key="0")
+    attacks = [attack(seed=seed, margin=margin) for seed, margin in enumerate((2.0, 0.5, 1.0))]
+    lines = sandwich(frame([failed, row(margin=0.25, unit_key="1"), *attacks]))
+    assert lines[["certified", "attacked"]].values.tolist() == [[0.25, 0.5]]
+    assert set(one_per_question(frame([failed, row(margin=0.25, unit_key="1")]))["status"]) == {"ok"}

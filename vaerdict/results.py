@@ -182,16 +182,22 @@ def _read(path: Path) -> pa.Table:
 def one_per_question(table: pd.DataFrame) -> pd.DataFrame:
     """Leave one row per model, sample, question, method and radius.
 
-    Of several draws of one statistical method the one with the most samples is kept, then the one with the lowest seed:
-    a rule that does not look at the margin, so that each keeps its confidence.
+    A row without a number gives way to one with it. Of several draws of one statistical certificate the one with the
+    most samples is kept, then the one with the lowest seed: a rule that does not look at the margin, so that each keeps
+    its confidence. Of several runs of one attack the one that found most is kept.
     """
-    names = [*KEY, "kind", "method", "strength", "fixed_radius"]
-    samples = pd.to_numeric(table["constants"].str.extract(r'"samples":(\d+)', expand=False))
-    radius = table["rho"].where(table["fixed_radius"].eq(True))
-    ranked = table.assign(_samples=samples, _radius=radius).sort_values(
-        ["_samples", "seed", "unit_key"], ascending=[False, True, True], kind="stable"
+    names = [*KEY, "model", "dataset", "sample_id", "kind", "method", "strength", "fixed_radius"]
+    attack = table["kind"].eq("attack")
+    ranked = table.assign(
+        _radius=table["rho"].where(table["fixed_radius"].eq(True)),
+        _failed=table["status"].ne("ok"),
+        _found=table["margin"].where(attack, 0.0),
+        _samples=pd.to_numeric(table["constants"].str.extract(r'"samples":(\d+)', expand=False)).where(~attack, 0.0),
+    ).sort_values(
+        ["_failed", "_found", "_samples", "seed", "unit_key"], ascending=[True, True, False, True, True], kind="stable"
     )
-    return ranked.drop_duplicates([*names, "_radius"]).sort_index().drop(columns=["_samples", "_radius"])
+    kept = ranked.drop_duplicates([*names, "_radius"]).sort_index()
+    return kept.drop(columns=["_radius", "_failed", "_found", "_samples"])
 
 
 def sandwich(table: pd.DataFrame) -> pd.DataFrame:

@@ -219,3 +219,12 @@ def test_products_neither_vanish_nor_round_down() -> None:
     for layer, factor in zip(learned, (1.1, 1.3), strict=True):
         layer.factor = torch.tensor(factor)
     assert float(bound_lipschitz(learned)) >= float(torch.tensor(1.1)) * float(torch.tensor(1.3))
+
+
+def test_compiled_calls_and_products_without_a_number_are_refused() -> None:
+    layer = nn.Linear(2, 2)
+    layer._compiled_call_impl = lambda x: 100 * x  # type: ignore[assignment]
+    with pytest.raises(NoSoundBound, match="replaced"):
+        bound_lipschitz(layer)
+    with pytest.raises(NoSoundBound, match="not finite"):
+        bound_lipschitz(nn.Sequential(Scale(1e200), Scale(1e200), Scale(0.0)))

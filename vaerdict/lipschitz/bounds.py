@@ -71,7 +71,10 @@ def bound_lipschitz(module: nn.Module, input_shape: tuple[int, ...] | None = Non
     if norm != 2:
         raise ValueError(f"expected `norm` 2, got {norm}")
     factors = tuple(_factor(path, layer) for path, layer in _leaves("", module))
-    return LipschitzBound(_product([factor.value for factor in factors]), factors, ASSUMPTIONS)
+    product = _product([factor.value for factor in factors])
+    if not math.isfinite(product):
+        raise NoSoundBound(f"the product of the layers' constants is not finite: {product}")
+    return LipschitzBound(product, factors, ASSUMPTIONS)
 
 
 def _product(values: Sequence[float]) -> float:
@@ -96,7 +99,7 @@ def _leaves(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _refuse_overrides(path: str, module: nn.Module) -> None:
     hooks = (module._forward_hooks, module._forward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks)
     replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
-    if any(hooks) or replaced:
+    if any(hooks) or replaced or module._compiled_call_impl is not None:
         raise NoSoundBound(
             f"layer {_title(path, module)} has hooks or replaced methods, which may change what it computes"
         )
