@@ -56,8 +56,10 @@ def test_training_images_are_not_held_out(tmp_path: object) -> None:
     for i in range(4):
         Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(folder / f"{i}.png")
     task = TrainTask(out=str(folder / "out"))
-    with pytest.raises(ValueError, match="`held-out` images that are not the training images"):
-        train_task(task, DataOptions(data=f"folder:{folder}"), ModelOptions(hidden=(8,)), TrainingOptions(epochs=1))
+    for limit in (None, 2):
+        data = DataOptions(data=f"folder:{folder}", limit=limit)
+        with pytest.raises(ValueError, match="`held-out` images that are not the training images"):
+            train_task(task, data, ModelOptions(hidden=(8,)), TrainingOptions(epochs=1))
     assert not (folder / "out").exists()
 
 

@@ -26,7 +26,7 @@ from vaerdict.options import (
 )
 from vaerdict.reports import summary
 from vaerdict.reports.rounding import round_down
-from vaerdict.results import load
+from vaerdict.results import array_sha256, load
 from vaerdict.sweeps import Subject, attack_units, certificate_units, run_units
 
 SCALE_IMAGES = 1000
@@ -40,8 +40,8 @@ def train_task(
     device = check_device(task.device)
     training_images = _images(data, "train", task.pixel_range)
     held_out = load_images(task.held_out or data.data, split="test", input_range=task.pixel_range)
-    same = held_out.sha256 == training_images.sha256
-    require(not same, "`held-out` images that are not the training images, or `{split}` in `data`", data.data)
+    shared = held_out.name == training_images.name and _overlap(held_out, training_images)
+    require(not shared, "`held-out` images that are not the training images, or `{split}` in `data`", data.data)
     folder = Path(task.out)
     vae = train(
         folder,
@@ -125,6 +125,11 @@ def check_device(device: str) -> str:
             f"expected a usable torch device, got {device!r}: {str(error).splitlines()[0][:100]}"
         ) from None
     return device
+
+
+def _overlap(one: Images, other: Images) -> bool:
+    hashes = [{array_sha256(image) for image in images.pixels.numpy()} for images in (one, other)]
+    return not hashes[0].isdisjoint(hashes[1])
 
 
 def _images(data: DataOptions, split: Split, pixel_range: tuple[float, float]) -> Images:

@@ -259,3 +259,13 @@ def test_a_distance_that_equals_r_does_not_count_as_within() -> None:
 
 def test_the_names_offered_are_the_methods_there_are() -> None:
     assert tuple(METHODS) == METHOD_NAMES
+
+
+def test_maps_that_differ_by_little_because_all_is_little_are_refused() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 1, 6)))
+    for values in decoder.parameters():
+        values.data *= 1e-8
+    vae = _Louder(encoder, decoder, name="soft", input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
+    with pytest.raises(ValueError, match="`decoder_map` to compute what the model computes"):
+        certify(vae, images(1, 6), r=1.0)

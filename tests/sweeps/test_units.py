@@ -62,6 +62,16 @@ def test_attacks_are_planned_per_radius_and_for_the_margin(subject: Subject, tmp
     assert len(attack_units(subject, AttackOptions(radii=(0.5,), margin=False), tmp_path)) == 3
 
 
+def test_other_targets_have_other_keys(subject: Subject, tmp_path: Path) -> None:
+    """The last image of a chunk has another target when more images follow."""
+    options = AttackOptions(objective="latent")
+    images = replace(subject.images, labels=None)
+    fewer = replace(images, pixels=images.pixels[:4], sample_ids=images.sample_ids[:4])
+    every, first = (attack_units(replace(subject, images=chosen), options, tmp_path) for chosen in (images, fewer))
+    assert every[0].samples == first[0].samples == 4
+    assert every[0].key != first[0].key
+
+
 def test_targets_have_another_label(subject: Subject) -> None:
     images = subject.images
     targets = units._targets(images)

@@ -17,7 +17,7 @@ _SPARE = 1 - 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Budgets for a constant isotropic posterior that promise the margin; 0 where no decoder can.
+    """Budgets for a constant isotropic posterior that promise the margin.
 
     Attributes:
         sigma: posterior standard deviation.

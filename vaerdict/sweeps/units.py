@@ -80,11 +80,13 @@ def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
 
 def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list[Unit]:
     """Plan the attacks on all images; witnesses go to `folder/witnesses`."""
-    what = {"attack": asdict(options)}
+    what: dict[str, Any] = {"attack": asdict(options)}
     targets = _targets(subject.images) if options.objective == "latent" else None
     evaluation = Evaluation(samples=options.samples, confidence=options.confidence)
     units = []
     for part in subject.chunks():
+        if targets is not None:
+            what["targets"] = array_sha256(targets[part].numpy())
         shared = {
             "norm": options.norm,
             "reconstruction": options.reconstruction,
