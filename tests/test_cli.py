@@ -173,7 +173,7 @@ def test_help_is_quick_and_shows_dashes() -> None:
         ),
         (
             ["train", "--family=foo", "--out=OUT"],
-            "expected `--family` as one of lipschitz, plain, conv, got 'foo'",
+            "expected `--family` as one of lipschitz, plain, lipschitz_conv, conv, got 'foo'",
         ),
         (["train", "--data=NPZ[digits]", "--out=OUT"], "expected `held-out` images that are not the training images"),
         (["train", "--out=NPZFILE"], "expected `--out` as a folder that can be written, got NPZFILE: Not a directory"),

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 Spread = Literal["constant", "bounded", "std", "variance", "log_variance"]
 NativeSpread = Literal["constant", "bounded", "log_variance"]
-Family = Literal["lipschitz", "plain", "conv"]
+Family = Literal["lipschitz", "plain", "lipschitz_conv", "conv"]
 Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
@@ -96,7 +96,8 @@ class ModelOptions:
     """A VAE's architecture.
 
     Attributes:
-        family: Dense Lipschitz-constrained, dense plain (same size, ReLU), or small plain convolutional.
+        family: Dense Lipschitz-constrained, dense plain (same size, ReLU), or the same two choices with two small
+            strided convolutions in place of the hidden layers.
         latent: Number of latent coordinates.
         hidden: Widths of the dense encoder's hidden layers; the decoder mirrors them. Even numbers, as 128,128.
         a: Lipschitz constant that the constrained decoder gets, a final sigmoid counted.

@@ -12,7 +12,7 @@ from vaerdict.models import GaussianVAE, build_vae
 from vaerdict.options import ModelOptions, TrainingOptions
 
 SHAPE = (1, 8, 8)
-FAMILIES = ("lipschitz", "plain", "conv")
+FAMILIES = ("lipschitz", "plain", "lipschitz_conv", "conv")
 SPREADS = ("constant", "bounded", "log_variance")
 LIKELIHOODS = ("bernoulli", "gaussian")
 TRAINING = TrainingOptions(epochs=3, batch_size=64, learning_rate=5e-3, seed=3)

@@ -18,7 +18,7 @@ from torch import nn
 
 from tests.models.small import FAMILIES, LIKELIHOODS, SHAPE, SPREADS, random_images, small_model
 from vaerdict import results
-from vaerdict.lipschitz import bound_lipschitz, freeze
+from vaerdict.lipschitz import bound_lipschitz, remove_parametrizations
 from vaerdict.models import GaussianVAE, build_vae, load_vae, load_weights, save_vae, vae_from_factory
 from vaerdict.options import ModelOptions
 from vaerdict.vae import fingerprint
@@ -29,7 +29,7 @@ PICKLES = ["m.pt", "m.pth", "m.pkl", "m.pickle", "m.ckpt", "m.bin", "m.PT", "m.P
 
 def native(options: ModelOptions = MODEL, **facts: Any) -> GaussianVAE:
     vae = build_vae(options, **{"name": "native", "input_shape": SHAPE, **facts}).eval()
-    freeze(vae)
+    remove_parametrizations(vae)
     return vae
 
 

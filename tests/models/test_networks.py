@@ -20,7 +20,7 @@ from tests.models.small import (
     small_vae,
     training_digits,
 )
-from vaerdict.lipschitz import NoSoundBound, bound_lipschitz, freeze
+from vaerdict.lipschitz import NoSoundBound, bound_lipschitz, remove_parametrizations
 from vaerdict.models import GaussianVAE, build_vae, elbo
 from vaerdict.options import ModelOptions
 from vaerdict.vae import BoundableVAE
@@ -106,6 +106,16 @@ def test_the_lipschitz_family_has_its_budgets(a: float, b: float, **architecture
     assert float(bound_lipschitz(vae.decoder_map)) == pytest.approx(a, rel=1e-5)
 
 
+def test_the_convolutional_lipschitz_family_keeps_within_its_budgets() -> None:
+    options = small_model(family="lipschitz_conv", a=7.0, b=0.5)
+    vae = build(options)
+    train_a_little(vae, options)
+    for _ in range(2):
+        for module, shape, budget in ((vae.mean_map, SHAPE, 0.5), (vae.decoder_map, (3,), 7.0)):
+            assert 0.1 * budget < float(bound_lipschitz(module, shape)) < budget * (1 + 1e-5)
+        remove_parametrizations(vae)
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("spread", SPREADS)
 def test_the_budgets_are_kept_by_training_and_freezing(spread: str, likelihood: str) -> None:
@@ -122,7 +132,7 @@ def test_the_budgets_are_kept_by_training_and_freezing(spread: str, likelihood: 
         if spread == "bounded":  # the sigmoid's slope is at most 1/4
             assert vae.std_map is not None
             assert float(bound_lipschitz(vae.std_map)) == pytest.approx(0.5 * options.std / 4, rel=1e-5)
-        freeze(vae)
+        remove_parametrizations(vae)
     for before_freezing, after in zip(outputs, [*vars(vae.encode(images)).values(), vae.decode(latents)], strict=True):
         assert torch.equal(before_freezing, after)
 
@@ -171,7 +181,7 @@ def test_no_pair_of_inputs_beats_the_bounds_of_a_trained_model(likelihood: str) 
     options = small_model(spread="bounded", likelihood=likelihood)
     vae = build(options)
     train_a_little(vae, options)
-    freeze(vae)
+    remove_parametrizations(vae)
     vae.double().requires_grad_(False)  # the same weights, without float32's rounding of short distances
     assert vae.std_map is not None
     for module, shape, share in ((vae.mean_map, SHAPE, 0.5), (vae.decoder_map, (3,), 0.2), (vae.std_map, SHAPE, 0.1)):
@@ -211,7 +221,7 @@ def test_plain_and_lipschitz_are_of_one_size_and_the_decoder_mirrors_the_encoder
 
 def test_a_frozen_model_has_the_form_that_its_weights_are_loaded_into() -> None:
     vae = small_vae()
-    freeze(vae)
+    remove_parametrizations(vae)
     assert repr(vae) == repr(build_vae(small_model(), name="small", input_shape=SHAPE, constrained=False))
 
 
@@ -224,7 +234,7 @@ def test_bernoulli_needs_pixels_in_the_unit_interval(pixels: tuple[float, float]
 
 @pytest.mark.parametrize("shape", [(1, 7, 8), (1, 8, 10)])
 def test_the_convolutional_family_needs_sides_that_4_divides(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^expected image sides that 4 divides for the conv family, got"):
+    with pytest.raises(ValueError, match=r"^expected image sides that 4 divides for the conv families, got"):
         build(small_model(family="conv"), shape)
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.models.small import TRAINING, held_out_digits, small_model, small_vae, training_digits
-from vaerdict.lipschitz import freeze
+from vaerdict.lipschitz import remove_parametrizations
 from vaerdict.models import GaussianVAE, elbo, evaluate_elbo, kl_to_prior, load_vae, train
 from vaerdict.models import training as module
 from vaerdict.options import ModelOptions, TrainingOptions
@@ -149,9 +149,9 @@ def test_the_model_is_frozen_and_evaluates_as_it_was_trained(
 
     def watched(vae: nn.Module) -> None:
         trained.extend([weights(vae), outputs(vae)])
-        freeze(vae)
+        remove_parametrizations(vae)
 
-    monkeypatch.setattr(module, "freeze", watched)
+    monkeypatch.setattr(module, "remove_parametrizations", watched)
     vae = run(tmp_path, small_model(family=family, spread="bounded"))
     assert not any(part.training or is_parametrized(part) for part in vae.modules())
     assert all(torch.equal(one, other) for one, other in zip(trained[0], weights(vae), strict=True))

@@ -1,6 +1,7 @@
 """How far the posterior can move when the input moves: global Lipschitz constants (THEORY 2)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,10 @@ def measure_sensitivity(vae: BoundableVAE, images: Float[Tensor, "batch ..."]) -
     _check_same("decoder_map", vae.decoder_map(posterior.mean.clone()), vae.decode(posterior.mean.clone()))
     std, shared_std = _std_constants(vae, image, posterior.std)
     return Sensitivity(
-        decoder=_bound("decoder", vae.decoder_map), mean=_bound("mean", vae.mean_map), std=std, shared_std=shared_std
+        decoder=_bound("decoder", vae.decoder_map, (vae.latent,)),
+        mean=_bound("mean", vae.mean_map, image.shape[1:]),
+        std=std,
+        shared_std=shared_std,
     )
 
 
@@ -59,9 +63,9 @@ def _check_same(name: str, mapped: Tensor, computed: Tensor) -> None:
     require(same, f"`{name}` to compute what the model computes", "other values")
 
 
-def _bound(role: str, module: nn.Module) -> LipschitzBound | str:
+def _bound(role: str, module: nn.Module, input_shape: Sequence[int]) -> LipschitzBound | str:
     try:
-        return bound_lipschitz(module)
+        return bound_lipschitz(module, tuple(input_shape))
     except NoSoundBound as reason:
         return f"{role}: {reason}"
 
@@ -73,7 +77,7 @@ def _std_constants(vae: BoundableVAE, image: Tensor, std: Tensor) -> tuple[float
     columns = mapped.shape[1]
     require(columns in (1, vae.latent), f"`std_map` to give 1 or {vae.latent} columns", columns)
     _check_same("std_map", mapped.expand_as(std), std)
-    bound = _bound("standard deviation", vae.std_map)
+    bound = _bound("standard deviation", vae.std_map, image.shape[1:])
     if isinstance(bound, str):
         return bound, None
     if columns > 1:

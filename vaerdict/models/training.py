@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vaerdict.data import Images
-from vaerdict.lipschitz import freeze
+from vaerdict.lipschitz import remove_parametrizations
 from vaerdict.models.checkpoint import load_vae, save_vae
 from vaerdict.models.gaussian import GaussianVAE
 from vaerdict.models.networks import build_vae
@@ -89,7 +89,7 @@ def train(
         # The state last: what is written before it is written again if the run stops in between.
         write_atomic(folder / "history.json", json.dumps(history, indent=2).encode())
         write_atomic(state, _pack(vae, optimiser, identity, history))
-    freeze(vae.eval())
+    remove_parametrizations(vae.eval())
     save_vae(folder, vae, model, facts)
     return load_vae(folder).to(device)
 

@@ -1,0 +1,1 @@
+"""Modules read as graphs of layers."""

@@ -1,0 +1,1 @@
+"""Operator norms of single layers, proved from above."""
