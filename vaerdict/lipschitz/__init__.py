@@ -3,7 +3,7 @@
 from vaerdict.lipschitz.bounds import Factor, LipschitzBound, bound_lipschitz
 from vaerdict.lipschitz.chains.chain import dense_chain
 from vaerdict.lipschitz.chains.coordinates import bound_blocks, bound_coordinates
-from vaerdict.lipschitz.chains.local import bound_local_lipschitz
+from vaerdict.lipschitz.chains.local import bound_local_changes, bound_local_lipschitz
 from vaerdict.lipschitz.chains.multipliers import bound_product, bound_slope_restricted
 from vaerdict.lipschitz.estimate import LipschitzEstimate, estimate_lipschitz
 from vaerdict.lipschitz.floats import round_up
@@ -58,6 +58,7 @@ __all__ = [
     "bound_coordinates",
     "bound_l2_attention",
     "bound_lipschitz",
+    "bound_local_changes",
     "bound_local_lipschitz",
     "bound_mean_shift",
     "bound_mean_shift_published",

@@ -158,7 +158,7 @@ def test_is_of_the_size_of_the_worst_error() -> None:
 
 
 def test_finds_large_errors_by_cancellation() -> None:
-    """`(1e8 x + 1) + (1 - 1e8 x)` is 2; float32 gives 0 at 1. The other output tells the trace's check how large is large."""
+    """`(1e8 x + 1) + (1 - 1e8 x)` is 2; float32 gives 0 at 1. The other output shows how large large is."""
     net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2))
     sums, zeros = [[1.0, 1.0], [1.0, 0.0]], [0.0, 0.0]
     for layer, weight, bias in ((net[0], [[1e8], [-1e8]], [1.0, 1.0]), (net[1], sums, zeros)):
