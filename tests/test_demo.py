@@ -18,9 +18,10 @@ def test_the_demo_gives_a_sandwich_for_both_models(tmp_path: Path) -> None:
     assert "lipschitz" in summary
     assert "plain" in summary
     pairs = sandwich(load(tmp_path / "results"))
-    assert len(pairs) == 12
+    assert len(pairs) == 18
     assert (pairs.loc[pairs["strength"] == "statistical", "certified"] > 0).all()
     assert (pairs.loc[pairs["model"] == "lipschitz", "certified"] > 0).all()
+    assert set(pairs["strength"]) == {"proved", "numerical", "statistical"}
     assert (pairs["certified"] <= pairs["attacked"]).all()
     assert (pairs["attacked"] < 8).all()
 

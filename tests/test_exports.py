@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-FOLDERS = ("attacks", "certify", "lipschitz", "models", "reports", "sweeps")
+FOLDERS = ("attacks", "certify", "checker", "lipschitz", "models", "reports", "sweeps")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -36,6 +36,7 @@ _COMMANDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "certify": ("Certify a margin from below.", (ModelSource, DataOptions, Question, CertifyOptions, RunOptions)),
     "attack": ("Attack: a margin from above.", (ModelSource, DataOptions, Question, AttackOptions, RunOptions)),
     "report": ("Turn a run's results into tables, figures and one HTML file.", ()),
+    "check": ("Verify a run's certificates and witnesses again, by independent code.", ()),
     "design": ("List the Lipschitz budgets that promise a margin.", (DesignOptions,)),
     "doctor": ("Say what is installed and what would be skipped.", ()),
 }
@@ -110,7 +111,7 @@ def build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         commands[name] = _Parser(description=summary, types=_types(name))
         if kinds:
             commands[name].add_argument("--config", action="config", help="YAML file with any of the options")
-        if name == "report":
+        if name in ("report", "check"):
             commands[name].add_argument("run", help="folder of the run")
         for kind in kinds:
             commands[name].add_class_arguments(kind, as_group=True)
@@ -157,6 +158,19 @@ def _options_in(path: Path, types: dict[str, Any]) -> list[str]:
     return [_assignment(name.replace("-", "_"), value, types) for name, value in chosen.items()]
 
 
+def _with_design(arguments: list[str]) -> list[str]:
+    """Put the options of `train --design FILE` before all others: what is typed otherwise stays, to be refused."""
+    command = next((place for place, argument in enumerate(arguments) if argument in _COMMANDS), len(arguments))
+    files = [argument.partition("=")[2] for argument in arguments if argument.startswith("--design=")]
+    if arguments[command : command + 1] != ["train"] or not files or files[-1] == "null":
+        return arguments
+    from vaerdict.certify.promise import read_promise
+
+    options = read_promise(Path(files[-1])).options()
+    designed = [_assignment(name, value, _types("train")) for name, value in options.items()]
+    return [*arguments[: command + 1], *designed, *arguments[command + 1 :]]
+
+
 def _assignment(name: str, value: Any, types: dict[str, Any]) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     is_bare_list = get_origin(types[name]) is tuple and not text.startswith("[")
@@ -167,11 +181,11 @@ def parse(arguments: Sequence[str]) -> tuple[Namespace, str, list[Any]]:
     """Give what was chosen, the configuration to keep, and the command's own arguments, all of them checked."""
     parser, commands = build_parsers()
     try:
-        values: Any = parser.parse_args(_spelled_out(arguments))
+        values: Any = parser.parse_args(_with_design(_spelled_out(arguments)))
         chosen = values[values.subcommand]
         kinds = _COMMANDS[values.subcommand][1]
         options = [kind(**{field.name: chosen[field.name] for field in fields(kind)}) for kind in kinds]
     except ValueError as error:
         fail(str(error))
-    # What has no options takes its positional arguments: the run of `report`.
+    # What has no options takes its positional arguments: the run of `report` and `check`.
     return values, commands[values.subcommand].dump(chosen), options or list(chosen.values())

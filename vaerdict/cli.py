@@ -62,6 +62,15 @@ def _report(run: str) -> None:
     print(f"report: {build_report(Path(run))}")
 
 
+def _check(run: str) -> None:
+    from vaerdict.checker import check_run
+
+    report = check_run(Path(run))
+    print(report)
+    if report.failed:
+        sys.exit(1)
+
+
 def _design(options: DesignOptions) -> None:
     from vaerdict.tasks import design_task
 
@@ -80,6 +89,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "certify": _certify,
     "attack": _attack,
     "report": _report,
+    "check": _check,
     "design": _design,
     "doctor": _doctor,
 }

@@ -17,7 +17,18 @@ Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
-METHOD_NAMES = ("barrett", "isotropic", "shift", "first_order")
+METHOD_NAMES = (
+    "barrett",
+    "isotropic",
+    "reflection",
+    "coordinate",
+    "deterministic",
+    "support",
+    "shift",
+    "shift_moving",
+    "coupling",
+    "first_order",
+)
 
 
 def require(condition: bool, what: str, got: object) -> None:
@@ -158,13 +169,19 @@ class CertifyOptions:
 
     Attributes:
         methods: Certificates and estimates, as barrett,isotropic; empty for all that apply.
-        reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean.
+        norm: Of the input change.
+        reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
+        local: Use Lipschitz constants on balls, too, where they may help; seconds per image for wide layers.
+        propagation: Use bound propagation by auto_LiRPA, too; its results are never called proved.
         samples: Monte-Carlo draws per image.
-        confidence: Of a statistical certificate, per image.
+        confidence: Of all statistical certificates of an image together.
     """
 
     methods: tuple[str, ...] = ()
-    reconstruction: Literal["sampled", "anchored"] = "sampled"
+    norm: Norm = "2"
+    reconstruction: Reconstruction = "sampled"
+    local: bool = True
+    propagation: bool = False
     samples: int = 2000
     confidence: float = 0.999
 
@@ -272,6 +289,7 @@ class TrainTask:
         out: Folder of the model; a training that stopped goes on there.
         name: How tables call the model; by default its family.
         held_out: Images on which the ELBO is logged, as `data`; needed only where `data` has no `{split}`.
+        design: File design.json that `vaerdict design --out` wrote; it sets family, latent, a, b, spread and std.
         pixel_range: Least and greatest value of a pixel, as 0,1.
         device: Torch device.
     """
@@ -279,6 +297,7 @@ class TrainTask:
     out: str
     name: str | None = None
     held_out: str | None = None
+    design: str | None = None
     pixel_range: tuple[float, float] = (0.0, 1.0)
     device: str = "cpu"
 
@@ -293,7 +312,10 @@ class DesignOptions:
         latent: Number of latent coordinates.
         b: Lipschitz constant of the encoder's mean.
         sigmas: Posterior standard deviations to try, as 0.05,0.1.
+        sigma: The one to train with; by default the largest of `sigmas` that keeps half of the budget without noise.
         p: Level.
+        spare: Share of the decoder's constant that `train --design` keeps back for the rounding of evaluation.
+        out: Folder for design.json, which `train --design` takes, the table and the figure; by default only printed.
     """
 
     r: float
@@ -301,13 +323,17 @@ class DesignOptions:
     latent: int = 10
     b: float = 1.0
     sigmas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    sigma: float | None = None
     p: float = 0.5
+    spare: float = 0.03
+    out: str | None = None
 
     def __post_init__(self) -> None:
         require(self.latent >= 1, "`latent` >= 1", self.latent)
         require(bool(self.sigmas), "one or more `sigmas`", "none")
-        _require_positive(self, "r", "margin", "b", "sigmas")
+        _require_positive(self, "r", "margin", "b", "sigmas", "sigma")
         require(0.5 <= self.p < 1, "`p` in [1/2, 1)", self.p)
+        require(0 <= self.spare < 1, "`spare` in [0, 1)", self.spare)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,20 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
 from vaerdict.certify import choose_methods, design_frontier
+from vaerdict.certify.design import Design, choose_design
+from vaerdict.certify.promise import Promise, read_promise
+from vaerdict.certify.propagation import unavailable
+from vaerdict.certify.propagation.compatibility import found_version
 from vaerdict.data import Images, Split, load_images
 from vaerdict.models import GaussianVAE, load_vae, median_distance, train, vae_from_factory
 from vaerdict.options import (
@@ -25,8 +33,9 @@ from vaerdict.options import (
     require,
 )
 from vaerdict.reports import summary
+from vaerdict.reports.frontier import DESIGN_FILE, DIGITS, frontier_files, table_frontier
 from vaerdict.reports.rounding import round_down
-from vaerdict.results import array_sha256, load
+from vaerdict.results import array_sha256, load, write_atomic
 from vaerdict.sweeps import Subject, attack_units, certificate_units, run_units
 
 SCALE_IMAGES = 1000
@@ -36,7 +45,13 @@ SCALE_IMAGES = 1000
 def train_task(
     task: TrainTask, data: DataOptions, model: ModelOptions, training: TrainingOptions
 ) -> tuple[GaussianVAE, float]:
-    """Train a model; give it with its held-out ELBO in nats per image."""
+    """Train a model; give it with its held-out ELBO in nats per image.
+
+    Raises:
+        ValueError: the model is not one for which `task.design` promises its margin.
+    """
+    if task.design is not None:
+        read_promise(Path(task.design)).check(model)
     device = check_device(task.device)
     training_images = _images(data, "train", task.pixel_range)
     held_out = load_images(task.held_out or data.data, split="test", input_range=task.pixel_range)
@@ -77,33 +92,63 @@ def attack_task(
 
 
 def design_task(options: DesignOptions) -> str:
-    """Give the frontier of budgets as a table; constants are rounded down, so that each promises what is asked."""
-    designs = design_frontier(
-        latent=options.latent, r=options.r, margin=options.margin, b=options.b, sigmas=options.sigmas, p=options.p
-    )
+    """Give the frontier of budgets as a table; constants are rounded down, so that each promises what is asked.
+
+    With `out`, also write it there as `design.json`, table and figure, and say which budgets `train --design` takes.
+
+    Raises:
+        ValueError: the chosen standard deviation leaves no decoder constant that promises the margin.
+    """
+    asked = {name: getattr(options, name) for name in ("r", "p", "margin", "latent")}
+    added = () if options.sigma is None or options.sigma in options.sigmas else (options.sigma,)
+    points = design_frontier(b=options.b, sigmas=(*options.sigmas, *added), **asked)
+    chosen = choose_design(points, r=options.r, margin=options.margin, sigma=options.sigma)
+    table = table_frontier(pd.DataFrame(map(asdict, points)))
     lines = [
         f"Largest Lipschitz constant `a` of the decoder that promises a margin of {options.margin!r} at every input",
         f"(r = {options.r!r}, p = {options.p!r}, {options.latent} latents, encoder b = {options.b!r}):",
-        f"{'sigma':>8} {'a (Barrett)':>12} {'a (isotropic)':>14} {'a*b':>8} {'gain':>6}",
     ]
-    for design in designs:
-        theirs, ours = round_down(design.a_barrett, 5), round_down(design.a_isotropic, 5)
-        product = round_down(design.a_isotropic * design.b, 5)
-        gain = round_down(design.a_isotropic / design.a_barrett, 3) if design.a_barrett else "-"
-        lines.append(f"{design.sigma!r:>8} {theirs:>12} {ours:>14} {product:>8} {gain:>6}")
+    for sigma, theirs, ours, product, gain in [list(table.columns), *table.to_numpy().tolist()]:
+        lines.append(f"{sigma:>8} {theirs:>12} {ours:>14} {product:>8} {gain or '-':>6}")
+    if options.out is not None:
+        promise = _promise(options, chosen)
+        _write_design(Path(options.out), promise, points, asked)
+        budgets = f"sigma = {promise.sigma!r}, a = {promise.a!r}, b = {promise.b!r}"
+        rest = f"a share of {options.spare!r} of `a` is kept back for rounding"
+        lines.append(f"`train --design {Path(options.out) / DESIGN_FILE}` takes {budgets}; {rest}")
     return "\n".join(lines)
+
+
+def _promise(options: DesignOptions, chosen: Design) -> Promise:
+    """Give the budgets to train with: the table's, less what is kept back for the rounding of evaluation."""
+    a = float(round_down(chosen.a_isotropic * (1 - options.spare), DIGITS))
+    asked: dict[str, Any] = {name: getattr(options, name) for name in ("r", "p", "margin", "latent")}
+    return Promise(sigma=chosen.sigma, a=a, b=chosen.b, **asked)
+
+
+def _write_design(out: Path, promise: Promise, points: list[Design], asked: dict[str, Any]) -> None:
+    """Write a design's files, with a curve that goes a little beyond the points."""
+    sigmas = [point.sigma for point in points]
+    ends = np.geomspace(min(sigmas) / 1.5, max(sigmas) * 1.5, 80)
+    curve = design_frontier(b=promise.b, sigmas=ends.tolist(), **asked)
+    design = {
+        "question": asked,
+        "chosen": {"sigma": promise.sigma, "a": promise.a, "b": promise.b},
+        "points": [asdict(point) for point in points],
+        "curve": [asdict(point) for point in curve],
+    }
+    for name, content in frontier_files(design).items():
+        write_atomic(out / name, content)
 
 
 def doctor_task() -> str:
     """Say what is installed, which device there is, and what is skipped without it."""
     lines = [f"vaerdict {metadata.version('vaerdict')}, torch {torch.__version__}, {torch.get_num_threads()} threads"]
     lines.append(f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "GPU: none; runs on the CPU")
-    for name, use in {
-        "foolbox": "no method of this version uses it; pip install 'foolbox>=3.3.4,<4'",
-        "auto_LiRPA": "no method of this version uses it; pip install --no-deps auto_LiRPA",
-    }.items():
+    for name, use in {"foolbox": "no method of this version uses it; pip install 'foolbox>=3.3.4,<4'"}.items():
         found = importlib.util.find_spec(name) is not None
         lines.append(f"{name}: {metadata.version(name) if found else 'missing'} ({use})")
+    lines.append(f"{unavailable() or f'auto_LiRPA: {found_version()}, passes its canaries'} (bound propagation)")
     for name, use in {"chromium": "opens the report", "pdflatex": "compiles the report's tables"}.items():
         lines.append(f"{name}: {shutil.which(name) or f'missing; the test that {use} is skipped'}")
     return "\n".join(lines)

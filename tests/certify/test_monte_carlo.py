@@ -6,7 +6,8 @@ from scipy.stats import binomtest, chi2
 
 from tests.toys import isotropic_vae
 from vaerdict.certify import monte_carlo
-from vaerdict.certify.monte_carlo import clopper_pearson_lower, count_images
+from vaerdict.certify.monte_carlo import count_images
+from vaerdict.certify.statistics import clopper_pearson_lower
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (999, 1000)])

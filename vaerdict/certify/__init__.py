@@ -1,16 +1,36 @@
 """From sensitivity to probability to margin: certificates of a VAE's robustness, and designs that promise one."""
 
+from vaerdict.certify.center import CenterResult, certify_center, certify_latent_center
 from vaerdict.certify.closed_form import margin_barrett, margin_isotropic
 from vaerdict.certify.design import Design, design_frontier
+from vaerdict.certify.export import export_certificates, export_model
+from vaerdict.certify.hierarchical import HierarchicalResult, HierarchicalVAE, certify_hierarchical
+from vaerdict.certify.labels import LabelOptions, LabelResult, certified_accuracy, certify_label
+from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.run import certify, choose_methods
 from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
+from vaerdict.certify.smoothed import CenterOptions
 
 __all__ = [
+    "CenterOptions",
+    "CenterResult",
     "Design",
+    "HierarchicalResult",
+    "HierarchicalVAE",
+    "LabelOptions",
+    "LabelResult",
+    "ModelBounds",
     "Sensitivity",
+    "certified_accuracy",
     "certify",
+    "certify_center",
+    "certify_hierarchical",
+    "certify_label",
+    "certify_latent_center",
     "choose_methods",
     "design_frontier",
+    "export_certificates",
+    "export_model",
     "margin_barrett",
     "margin_isotropic",
     "measure_sensitivity",

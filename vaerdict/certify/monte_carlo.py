@@ -1,10 +1,10 @@
-"""The probability of the clean event by Monte Carlo, which the Gaussian-shift certificate starts from (THEORY 7.4)."""
+"""Draws of the unmoved images' reconstructions, which the statistical certificates start from (THEORY 7.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
-from scipy.stats import beta
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from vaerdict.seeds import normal_noise
@@ -17,45 +17,67 @@ TIE = 1e-6
 """Distances this close to `r`, relatively, do not count as within it: they may be rounded."""
 
 
-def clopper_pearson_lower(successes: int, trials: int, confidence: float) -> float:
-    """Give the exact one-sided lower confidence bound of a probability (Clopper and Pearson 1934).
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of reconstructions of the same images.
 
-    >>> round(clopper_pearson_lower(1000, 1000, 0.999), 4)
-    0.9931
+    Attributes:
+        distances: between the two, L2 in pixel units.
+        squares: of the noise in the first one's latents.
     """
-    if successes == 0:
-        return 0.0
-    return float(beta.ppf(1 - confidence, successes, trials - successes + 1))
+
+    distances: Float64[Tensor, "batch draws"]
+    squares: Float64[Tensor, "batch draws latent"]
 
 
-def count_within(
-    vae: VAE, posterior: Posterior, noise: Float[Tensor, "batch 2 draws latent"], *, r: float, anchored: bool
-) -> Int64[Tensor, " batch"]:
-    """Count, per image, the draws in which two reconstructions of the unmoved input are within `r`.
+def draw_pairs(
+    vae: VAE,
+    posterior: Posterior,
+    *,
+    anchored: bool,
+    samples: int,
+    seed: int,
+    sample_ids: Sequence[int],
+    purpose: str,
+) -> Pairs:
+    """Draw pairs of reconstructions of the unmoved images, with noise that depends only on seed, sample and purpose.
 
     Two independent samples are compared; with `anchored` a sample is compared with the mean's reconstruction.
     """
-    draws = noise.shape[2]
-    mean, std = (part.repeat_interleave(draws, 0) for part in (posterior.mean, posterior.std))
-    moved, still = noise.transpose(0, 1).flatten(1, 2)
-    pieces = zip(*(part.split(DECODED_AT_ONCE) for part in (mean, std, moved, still)), strict=True)
-    within = [
-        (vae.decode(m + s * e) - vae.decode(m.clone() if anchored else m + s * f)).flatten(1).double().norm(dim=1)
-        <= r * (1 - TIE)
-        for m, s, e, f in pieces
-    ]
-    return torch.cat(within).unflatten(0, (-1, draws)).sum(1)
+    found = []
+    for part in _parts(len(sample_ids), samples):
+        some = Posterior(posterior.mean[part], posterior.std[part])
+        noise = normal_noise(seed, sample_ids[part], purpose, (2, samples, posterior.mean.shape[1])).to(some.mean)
+        found.append(Pairs(_distances(vae, some, noise, anchored=anchored), noise[:, 0].double().square()))
+    return Pairs(torch.cat([one.distances for one in found]), torch.cat([one.squares for one in found]))
 
 
 def count_images(
     vae: VAE, posterior: Posterior, *, r: float, anchored: bool, samples: int, seed: int, sample_ids: Sequence[int]
 ) -> Int64[Tensor, " batch"]:
-    """Count as `count_within` does, some images at a time, with noise that depends only on seed and sample."""
-    at_once = max(1, DECODED_AT_ONCE // samples)
+    """Count the draws of each image in which the two reconstructions are within `r` of each other."""
     counts = []
-    for start in range(0, len(sample_ids), at_once):
-        part = slice(start, start + at_once)
+    for part in _parts(len(sample_ids), samples):
         some = Posterior(posterior.mean[part], posterior.std[part])
-        noise = normal_noise(seed, sample_ids[part], "certify", (2, samples, posterior.mean.shape[1]))
-        counts.append(count_within(vae, some, noise.to(some.mean), r=r, anchored=anchored))
+        noise = normal_noise(seed, sample_ids[part], "certify", (2, samples, posterior.mean.shape[1])).to(some.mean)
+        counts.append((_distances(vae, some, noise, anchored=anchored) <= r * (1 - TIE)).sum(1))
     return torch.cat(counts)
+
+
+def _parts(images: int, samples: int) -> Iterator[slice]:
+    at_once = max(1, DECODED_AT_ONCE // samples)
+    return (slice(start, start + at_once) for start in range(0, images, at_once))
+
+
+def _distances(
+    vae: VAE, posterior: Posterior, noise: Float[Tensor, "batch 2 draws latent"], *, anchored: bool
+) -> Float64[Tensor, "batch draws"]:
+    draws = noise.shape[2]
+    mean, std = (part.repeat_interleave(draws, 0) for part in (posterior.mean, posterior.std))
+    moved, still = noise.transpose(0, 1).flatten(1, 2)
+    pieces = zip(*(part.split(DECODED_AT_ONCE) for part in (mean, std, moved, still)), strict=True)
+    distances = [
+        (vae.decode(m + s * e) - vae.decode(m.clone() if anchored else m + s * f)).flatten(1).double().norm(dim=1)
+        for m, s, e, f in pieces
+    ]
+    return torch.cat(distances).unflatten(0, (-1, draws))

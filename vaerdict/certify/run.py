@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaerdict.certify.methods import METHODS, Batch, Margins
-from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
+from vaerdict.certify.model import ModelBounds
+from vaerdict.certify.statistics import split_confidence
 from vaerdict.lipschitz import NoSoundBound
 from vaerdict.options import CertifyOptions, Question, require
 from vaerdict.results import Row, canonical_json, subjects
 from vaerdict.vae import BoundableVAE, Posterior, borrowed, check_images, fingerprint
 
-BATCH_SIZE = 256
+BATCH_SIZE = 512
 
 
 def certify(
@@ -30,6 +31,7 @@ def certify(
     sample_ids: Sequence[int] | None = None,
     dataset: str = "",
     r_relative: float | None = None,
+    known: ModelBounds | None = None,
 ) -> list[Row]:
     """Certify how far each image may move before its reconstruction moves by more than `r`.
 
@@ -38,19 +40,20 @@ def certify(
         images: `[B, *input_shape]`, pixels in the model's `input_range`.
         r: allowed L2 distance between reconstructions, in pixel units.
         p: the reconstruction must stay within `r` with a probability above this level, in [1/2, 1).
-        options: methods (default: all that apply), kind of reconstruction, Monte-Carlo draws and confidence.
+        options: methods (default: all that apply), norm, kind of reconstruction, Monte-Carlo draws and confidence.
         seed: of the Monte-Carlo draws; each image has its own.
         sample_ids: index of each image in its source; default 0, 1, 2, ...
         dataset: name of the source, for the rows.
         r_relative: `r` as a share of the models' typical distance, for the rows.
+        known: bounds of the same model with the same options, so that several calls share them.
 
     Returns:
-        Rows of kind `certificate` (and `estimate`, which proves nothing), margins as L2 distances in pixel units. A
-        method that does not apply has rows with status `unsupported` and the reason.
+        Rows of kind `certificate` (and `estimate`, which proves nothing), margins in pixel units, in the norm of the
+        options. A method that does not apply has rows with status `unsupported` and the reason.
 
     Raises:
         NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
-        ValueError: images, `r`, `p` or the posterior are outside their ranges.
+        ValueError: images, `r`, `p` or the posterior are outside their ranges; too few draws for the confidence.
 
     >>> from vaerdict.models import build_vae
     >>> from vaerdict.options import ModelOptions
@@ -64,27 +67,28 @@ def certify(
     sample_ids = list(range(len(images))) if sample_ids is None else list(sample_ids)
     require(len(sample_ids) == len(images), f"{len(images)} sample ids", len(sample_ids))
     with borrowed(vae), torch.no_grad():
-        sensitivity = measure_sensitivity(vae, images)
-        reasons = _choose(vae, sensitivity, options)
+        model = known or ModelBounds(vae, images[:1], options)
+        require(model.vae is vae and model.options == options, "`known` bounds of this model and options", "others")
+        reasons = _choose(model)
         who = subjects(vae.name, fingerprint(vae), dataset, images.cpu().numpy(), sample_ids)  # type: ignore[arg-type]
-        ask = {"r": r, "p": p, "r_relative": r_relative, "seed": seed, "reconstruction": options.reconstruction}
+        ask = {"r": r, "p": p, "r_relative": r_relative, "seed": seed}
+        kind = {"reconstruction": options.reconstruction, "norm": options.norm}
         machine = {"device": images.device.type, "dtype": str(images.dtype).removeprefix("torch.")}
         rows: list[Row] = []
         for start in range(0, len(images), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
             batch = Batch(
-                vae=vae,
-                sensitivity=sensitivity,
+                model=model,
                 images=images[part],
                 posterior=_posterior(vae, images[part]),
                 r=r,
                 p=p,
-                options=options,
+                confidence=_each(reasons, options),
                 seed=seed,
                 sample_ids=sample_ids[part],
             )
             for name, reason in reasons.items():
-                rows += _rows(name, reason, batch, [{**subject, **ask, **machine} for subject in who[part]])
+                rows += _rows(name, reason, batch, [{**subject, **ask, **kind, **machine} for subject in who[part]])
     return rows
 
 
@@ -97,20 +101,28 @@ def choose_methods(
         NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
     """
     with borrowed(vae), torch.no_grad():
-        return _choose(vae, measure_sensitivity(vae, images), options)
+        return _choose(ModelBounds(vae, images[:1], options))
 
 
-def _choose(vae: BoundableVAE, sensitivity: Sensitivity, options: CertifyOptions) -> dict[str, str | None]:
-    reasons = {name: method.reason(sensitivity, options) for name, method in METHODS.items()}
+def _choose(model: ModelBounds) -> dict[str, str | None]:
+    options = model.options
+    reasons = {name: method.reason(model) for name, method in METHODS.items()}
     usable = [name for name, reason in reasons.items() if reason is None]
     refused = [name for name in options.methods if name not in usable]
     if not options.methods and not any(METHODS[name].kind == "certificate" for name in usable):
         refused = list(reasons)
     if refused:
         raise NoSoundBound(
-            f"{refused[0]} does not apply to {vae.name}: {reasons[refused[0]]}; methods that apply: {', '.join(usable)}"
+            f"{refused[0]} does not apply to {model.vae.name}: {reasons[refused[0]]}; "
+            f"methods that apply: {', '.join(usable) or 'none'}"
         )
     return {name: reasons[name] for name in options.methods} if options.methods else reasons
+
+
+def _each(reasons: dict[str, str | None], options: CertifyOptions) -> float:
+    """Give the confidence of each statistical statement, so that all of an image hold with the one asked for."""
+    statements = {METHODS[name].statistics for name, reason in reasons.items() if reason is None} - {None}
+    return split_confidence(options.confidence, max(1, len(statements)))
 
 
 def _posterior(vae: BoundableVAE, images: Tensor) -> Posterior:
@@ -132,6 +144,7 @@ def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, An
         return [Row(**columns, **facts, status="unsupported", reason=reason) for columns in common]
     start = time.perf_counter()
     margins = method.margins(batch)
+    strengths = margins.strengths or [method.strength] * len(common)
     cost: dict[str, Any] = {
         "confidence": margins.confidence,
         "n_forward": margins.n_forward,
@@ -139,8 +152,17 @@ def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, An
         "time_s": (time.perf_counter() - start) / len(common),
     }
     return [
-        Row(**columns, **facts, **cost, margin=margin, constants=canonical_json(constants))
-        for columns, margin, constants in zip(common, _numbers(name, margins), margins.constants, strict=True)
+        Row(
+            **columns,
+            **{**facts, "strength": strength},
+            **cost,
+            margin=margin,
+            reason="" if margin > 0 else "no radius above 0 was verified",
+            constants=canonical_json(constants),
+        )
+        for columns, margin, constants, strength in zip(
+            common, _numbers(name, margins), margins.constants, strengths, strict=True
+        )
     ]
 
 

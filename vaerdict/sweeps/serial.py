@@ -28,6 +28,8 @@ def run_units(folder: Path, units: Sequence[Unit], title: str) -> None:
             if (results / f"{unit.key}.parquet").is_file():
                 _log.info("%s: part %s is there", title, unit.key[:8])
             else:
-                write_part(results, unit.work(), unit.key)
+                rows = unit.work()
+                unit.export(folder, rows)
+                write_part(results, rows, unit.key)
             bar.update(unit.samples)
     check_contradictions(load(results))

@@ -1,7 +1,8 @@
 """Units of work: a chunk of samples under one configuration, named by the SHA-256 of all that it depends on."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from vaerdict.attacks import (
     attack,
     attack_margin,
 )
-from vaerdict.certify import certify
+from vaerdict.certify import ModelBounds, certify
+from vaerdict.certify.export import export_certificates, export_model
 from vaerdict.data import Images
 from vaerdict.models import GaussianVAE
 from vaerdict.options import AttackOptions, CertifyOptions
@@ -30,11 +32,19 @@ CHUNK = 100
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work that is done once: its name by content, and what makes its rows."""
+    """A piece of work that is done once.
+
+    Attributes:
+        key: its name, by content.
+        samples: how many it is about.
+        work: makes its rows.
+        export: writes what else the rows are to be checked by into the run's folder, before the rows are.
+    """
 
     key: str
     samples: int
     work: Callable[[], list[Row]]
+    export: Callable[[Path, list[Row]], object] = lambda folder, rows: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +85,15 @@ class Subject:
 def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
     """Plan the certificates of all images."""
     what = {"certify": asdict(options)}
-    return [subject.unit(part, what, certify, options=options) for part in subject.chunks()]
+    known = ModelBounds(subject.vae, subject.images.pixels[:1].to(subject.device), options)
+    units = [subject.unit(part, what, certify, options=options, known=known) for part in subject.chunks()]
+    return [replace(unit, export=partial(_export, subject.vae, unit.key)) for unit in units]
+
+
+def _export(vae: GaussianVAE, key: str, folder: Path, rows: list[Row]) -> None:
+    """Write the certificates and the model so that `vaerdict check` can verify them."""
+    export_model(folder, vae)
+    export_certificates(folder, key, rows)
 
 
 def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list[Unit]:

@@ -1,0 +1,167 @@
+"""What a certificate may look at, what it gives, and when it applies."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from vaerdict.certify.model import ModelBounds
+from vaerdict.certify.monte_carlo import count_images
+from vaerdict.certify.movement import Movement, measure_movement
+from vaerdict.certify.rounding import rounded_up
+from vaerdict.lipschitz import LipschitzBound
+from vaerdict.options import CertifyOptions
+from vaerdict.vae import Posterior
+
+Strength = Literal["proved", "numerical", "statistical", "empirical"]
+
+_LEAST = 1e-30  # a constant of 0 is replaced by this larger one, so that nothing is divided by 0
+_UNIT32 = 2.0**-24
+_TAIL = 8.0  # of 1e-14: `|e| <= sqrt(d) + 8` but for that, which `CDF_SLACK` holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A model with what is known of it, some images with their posteriors, and the question.
+
+    `confidence` is that of each statistical statement; those of one image share the one in the options.
+    """
+
+    model: ModelBounds
+    images: Float[Tensor, "batch ..."]
+    posterior: Posterior
+    r: float
+    p: float
+    confidence: float
+    seed: int
+    sample_ids: Sequence[int]
+
+    @property
+    def options(self) -> CertifyOptions:
+        """Give the options of the certificates."""
+        return self.model.options
+
+    @property
+    def anchored(self) -> bool:
+        """Whether a sample is compared with the clean mean's reconstruction."""
+        return self.options.reconstruction == "anchored"
+
+    @property
+    def std(self) -> Float64[Tensor, "batch latent"]:
+        """Give the posterior standard deviations in float64."""
+        return self.posterior.std.double()
+
+    @property
+    def a(self) -> float:
+        """Give the decoder's Lipschitz constant; infinite where there is none."""
+        return number(self.model.sensitivity.decoder)
+
+    @property
+    def b(self) -> float:
+        """Give the mean's Lipschitz constant; infinite where there is none."""
+        return number(self.model.sensitivity.mean)
+
+    @cached_property
+    def movement(self) -> Movement:
+        """Bound how far the posteriors can move."""
+        return measure_movement(self.model, self.images, self.posterior, self.r / self.a, self.options.norm)
+
+    @cached_property
+    def decoder_rounding(self) -> Float64[Tensor, " batch"]:
+        """Bound the error of a reconstruction of any latent that certificates by Lipschitz constants speak of.
+
+        The rounding of the latents themselves is included: of `mean + std * noise`, in the dtype of the images.
+        """
+        most = self.posterior.mean.double().norm(dim=1) + self.r / self.a
+        _, high = self.movement.std_range(self.movement.limit)
+        noise = torch.where(torch.isfinite(high), high, 4 * self.std).amax(1) * (math.sqrt(high.shape[1]) + _TAIL)
+        unit = _UNIT32 if self.images.dtype == torch.float32 else _UNIT32**2
+        norms = rounded_up(most + noise)
+        return self.model.decoder_rounding.at(norms) + 4 * unit * self.a * norms
+
+    @property
+    def t(self) -> Float64[Tensor, " batch"]:
+        """Give the latent distance that the decoder is sure to turn into less than `r`, as it is evaluated."""
+        return ((self.r - 2 * self.decoder_rounding) / self.a).clamp(min=0.0) * (1 - 2.0**-50)
+
+    @cached_property
+    def clean_counts(self) -> list[int]:
+        """Count, once per batch, the Monte-Carlo draws of each unmoved image whose reconstructions are within `r`."""
+        counts = count_images(
+            self.model.vae,
+            self.posterior,
+            r=self.r,
+            anchored=self.anchored,
+            samples=self.options.samples,
+            seed=self.seed,
+            sample_ids=self.sample_ids,
+        )
+        return counts.tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margins:
+    """Margins of a batch in input units, with what a checker needs and what they cost (evaluations per image)."""
+
+    values: Float64[Tensor, " batch"]
+    constants: list[dict[str, Any]]
+    confidence: float | None = None
+    n_forward: int = 1
+    n_backward: int = 0
+    strengths: list[Strength] | None = None
+    """Per image, where it is not the method's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One certificate or estimate.
+
+    Attributes:
+        kind: what its numbers are.
+        strength: how sure they are, at best.
+        reason: says why it does not apply to a model (None: it does).
+        margins: computes them.
+        statistics: which draws its confidence comes from; methods that share them share one statement.
+    """
+
+    kind: Literal["certificate", "estimate"]
+    strength: Strength
+    reason: Callable[[ModelBounds], str | None]
+    margins: Callable[[Batch], Margins]
+    statistics: str | None = None
+
+
+def number(bound: LipschitzBound | float | str) -> float:
+    """Give a constant as a positive number; infinite where it is a reason."""
+    return math.inf if isinstance(bound, str) else max(float(bound), _LEAST)
+
+
+def per_image(**columns: Tensor | list[Any] | float | None) -> list[dict[str, Any]]:
+    """Give the constants of each image from columns; a number is the same for all. What is infinite becomes None."""
+    lists = {
+        name: _finite(values.tolist() if isinstance(values, Tensor) else values) for name, values in columns.items()
+    }
+    count = next(len(values) for values in lists.values() if isinstance(values, list))
+    return [
+        {name: values[i] if isinstance(values, list) else values for name, values in lists.items()}
+        for i in range(count)
+    ]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def proved_where_rounded(batch: Batch) -> Strength:
+    """Give the strength of a certificate by proved constants: `numerical` where rounding is not bounded."""
+    roundings = [batch.model.mean_rounding, batch.model.decoder_rounding]
+    if batch.model.vae.std_map is not None:
+        roundings.append(batch.model.std_rounding)
+    return "proved" if all(one.reason is None for one in roundings) else "numerical"

@@ -1,0 +1,25 @@
+"""The first-order estimate of Camuto et al. (AISTATS 2021): nothing is proved (THEORY 4.7)."""
+
+import torch
+
+from vaerdict.certify.jacobian import mean_jacobians
+from vaerdict.certify.methods.batch import Batch, Margins, Method, per_image
+from vaerdict.certify.methods.lipschitz import is_random
+
+
+def _first_order(batch: Batch) -> Margins:
+    trials = batch.options.samples
+    share = batch.std.new_tensor(batch.clean_counts) / trials
+    clean = share.clamp(max=1 - 0.5 / trials)  # a share of 1 would give an infinite estimate
+    quantile = torch.special.ndtri(clean.new_tensor(batch.p))
+    jacobian = mean_jacobians(batch.model.vae, batch.images).flatten(1).norm(dim=1).double()
+    values = batch.std.min(dim=1).values * (torch.special.ndtri(clean) - quantile) / jacobian
+    return Margins(
+        values=values.clamp(min=0.0),
+        constants=per_image(successes=batch.clean_counts, samples=trials),
+        n_forward=2 + 2 * trials,
+        n_backward=batch.std.shape[1],
+    )
+
+
+FIRST_ORDER = Method(kind="estimate", strength="empirical", reason=is_random, margins=_first_order)

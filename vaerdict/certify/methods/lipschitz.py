@@ -1,0 +1,175 @@
+"""Certificates from Lipschitz constants: Barrett's, isotropic, by reflection, by coordinates (THEORY 4.1 to 4.3)."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from vaerdict.certify.closed_form import barrett_margins
+from vaerdict.certify.margin import solve_margin
+from vaerdict.certify.methods.batch import Batch, Margins, Method, per_image, proved_where_rounded
+from vaerdict.certify.model import ModelBounds
+from vaerdict.certify.probability import isotropic_probability
+from vaerdict.certify.quadratic import CentralTable
+from vaerdict.certify.reach import Change
+from vaerdict.certify.reflection import coordinate_probability, reflection_probability
+
+Spread = Float64[Tensor, "batch latent"]
+Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64[Tensor, " batch"]]
+"""From the latent distance that is allowed and the mean's shift to a probability."""
+
+_ROUNDS = 4  # of guessing the radius at which a moving covariance is written down
+_STEPS = 40  # of bisection
+
+
+def within(
+    change: Change, most: Float64[Tensor, " batch"], limit: Float64[Tensor, " batch"]
+) -> Float64[Tensor, " batch"]:
+    """Give the largest radii found up to which a change is verified to be at most so much."""
+    return solve_margin(lambda rho: (change.at(rho) <= most).double(), 0.5, limit, _STEPS)
+
+
+def is_random(model: ModelBounds) -> str | None:
+    """Give the reason why certificates of random reconstructions do not apply."""
+    return "nothing is random in `mean` reconstructions" if model.options.reconstruction == "mean" else None
+
+
+def _barrett_reason(model: ModelBounds) -> str | None:
+    if model.options.reconstruction != "sampled" or model.options.norm != "2":
+        return "published for two samples and the L2 norm"
+    return model.sensitivity.missing("decoder", "mean", "std")
+
+
+def _barrett(batch: Batch) -> Margins:
+    """Give the margins as published: rounding is not included."""
+    c = float(batch.model.sensitivity.std)
+    rows, index = batch.std.unique(dim=0, return_inverse=True)
+    values = barrett_margins(rows, a=batch.a, b=batch.b, c=c, r=batch.r, p=batch.p)[index]
+    return Margins(values=values, constants=per_image(a=batch.a, b=batch.b, c=c, std=batch.std))
+
+
+def _isotropic_reason(model: ModelBounds) -> str | None:
+    missing = is_random(model) or model.sensitivity.missing("decoder", "mean", "std")
+    if missing is None and model.sensitivity.shared_std is None:
+        return "the posterior's coordinates do not share one standard deviation"
+    return missing
+
+
+def _isotropic_bound(clean: Spread, moved: Spread) -> Bound:
+    spread = torch.hypot(moved[:, 0], clean[:, 0])
+    return lambda t, shift: isotropic_probability(clean.shape[1], t, shift, spread)
+
+
+def _isotropic(batch: Batch) -> Margins:
+    if batch.model.vae.std_map is None:
+        return _with_constant_spread(batch, _isotropic_bound)
+    moved, clean = batch.movement, _clean(batch)
+    shift = moved.mean.trusted()
+
+    def probability(rho: Tensor) -> Tensor:
+        return _isotropic_bound(clean, moved.std_range(rho)[1])(batch.t, shift.at(rho))
+
+    return _lipschitz_margins(batch, solve_margin(probability, batch.p, moved.limit, _STEPS))
+
+
+def _clean(batch: Batch) -> Spread:
+    """Give the spread of what a moved sample is compared with."""
+    return torch.zeros_like(batch.std) if batch.anchored else batch.std
+
+
+def _with_constant_spread(batch: Batch, make: Callable[[Spread, Spread], Bound]) -> Margins:
+    """Find the largest shift of the mean once for all images with the same spread and `t`, then each one's radius."""
+    rows, index = torch.cat([batch.t[:, None], _clean(batch), batch.std], 1).unique(dim=0, return_inverse=True)
+    t, bound = rows[:, 0], make(*rows[:, 1:].chunk(2, 1))
+    most = solve_margin(lambda shift: bound(t, shift), batch.p, t, _STEPS)[index]
+    radii = within(batch.movement.mean.trusted(), most, batch.movement.limit)
+    return _lipschitz_margins(batch, torch.where(most > 0, radii, 0.0))
+
+
+def _reflection_reason(model: ModelBounds) -> str | None:
+    return is_random(model) or model.sensitivity.missing("decoder", "mean") or model.still_std
+
+
+def _reflection_bound(clean: Spread, moved: Spread) -> Bound:
+    table = CentralTable.of(moved.square() + clean.square())
+    return lambda t, shift: reflection_probability(table, t, shift)
+
+
+def _reflection(batch: Batch) -> Margins:
+    if batch.model.vae.std_map is None:
+        return _with_constant_spread(batch, _reflection_bound)
+    return _lipschitz_margins(batch, _reflection_of_moving(batch))
+
+
+def _reflection_of_moving(batch: Batch) -> Float64[Tensor, " batch"]:
+    """Let one covariance stand for all: that at a guessed radius, times the largest ratio of a variance to it."""
+    movement, clean, t = batch.movement, _clean(batch).square(), batch.t
+    shift, values = movement.mean.trusted(), torch.zeros_like(batch.t)
+    for _ in range(_ROUNDS):
+        reference = movement.std_range(values)[1].square() + clean
+        known = torch.isfinite(reference).all(1)
+        table = CentralTable.of(torch.where(known[:, None], reference, 1.0))
+
+        def probability(rho: Tensor, reference: Tensor = reference, table: CentralTable = table) -> Tensor:
+            scale = ((movement.std_range(rho)[1].square() + clean) / reference).amax(1)
+            finite = torch.isfinite(scale)
+            return torch.where(
+                finite, reflection_probability(table, t, shift.at(rho), torch.where(finite, scale, 1.0)), 0.0
+            )
+
+        values = torch.maximum(values, solve_margin(probability, batch.p, movement.limit, _STEPS))
+    return values
+
+
+def _lipschitz_margins(batch: Batch, values: Float64[Tensor, " batch"]) -> Margins:
+    movement = batch.movement
+    shift = movement.mean.trusted()
+    moved = {} if batch.model.vae.std_map is None else {"std_moved": movement.std_range(values)[1]}
+    constants = per_image(
+        a=batch.a,
+        b=batch.b,
+        std=batch.std,
+        **moved,
+        shift=shift.at(values),
+        shift_by=shift.winners(values),
+        mean_rounding=shift.rounding,
+        decoder_rounding=batch.decoder_rounding,
+    )
+    return Margins(values=values, constants=constants, strengths=[proved_where_rounded(batch)] * len(values))
+
+
+def _coordinate_reason(model: ModelBounds) -> str | None:
+    if model.vae.std_map is not None:
+        return "the posterior's standard deviation depends on the image"
+    return _reflection_reason(model)
+
+
+def _coordinate(batch: Batch) -> Margins:
+    """Use bounds on every coordinate's move, by boxes or by balls."""
+    movement, spread = batch.movement, batch.std.square() + _clean(batch).square()
+
+    def probability(rho: Tensor) -> Tensor:
+        shifts = movement.coordinates.at(rho)
+        known = torch.isfinite(shifts).all(1)
+        bound = coordinate_probability(spread, torch.where(known[:, None], shifts, 0.0), batch.t)
+        return torch.where(known, bound, 0.0)
+
+    values = solve_margin(probability, batch.p, movement.limit, 24)
+    winners = movement.coordinates.winners(values)
+    constants = per_image(
+        a=batch.a,
+        b=batch.b,
+        std=batch.std,
+        shifts=movement.coordinates.at(values),
+        shift_by=winners,
+        mean_rounding=movement.coordinates.rounding,
+        decoder_rounding=batch.decoder_rounding,
+    )
+    return Margins(values=values, constants=constants)
+
+
+BARRETT = Method(kind="certificate", strength="numerical", reason=_barrett_reason, margins=_barrett)
+ISOTROPIC = Method(kind="certificate", strength="proved", reason=_isotropic_reason, margins=_isotropic)
+REFLECTION = Method(kind="certificate", strength="proved", reason=_reflection_reason, margins=_reflection)
+COORDINATE = Method(kind="certificate", strength="numerical", reason=_coordinate_reason, margins=_coordinate)
