@@ -4,6 +4,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from vaerdict.demo import run_demo
 from vaerdict.options import DemoOptions
@@ -31,7 +35,21 @@ def run_example(name: str) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"own_model.py", "lipschitz_constants.py"}
+    tested = {"own_model.py", "lipschitz_constants.py", "certify_portfolio.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == tested
+
+
+def test_the_example_of_certificates_names_the_best_and_checks_all() -> None:
+    said = run_example("certify_portfolio.py")
+    table, _, rest = said.partition("\n\n")
+    margins = {words[-6]: [float(word) for word in words[-5:]] for words in map(str.split, table.splitlines()[2:])}
+    # Exact for what it knows, so not below the other proved ones; above the published bound that knows the same.
+    assert all(max(margins["barrett"][i], margins["reflection"][i]) < margins["isotropic"][i] for i in range(5))
+    winners = [line.split() for line in rest.splitlines() if re.match(r"\d+ +\d+ ", line)]
+    assert {words[-1] for words in winners if words[2] == "proved"} == {"isotropic"}
+    assert all(float(words[3]) > 0 for words in winners)
+    assert len(winners) == 15
+    assert re.search(r"^[1-9]\d* checked, 0 failed", said, re.MULTILINE)
 
 
 def test_the_example_of_constants_shows_them_in_order() -> None:
@@ -46,6 +64,18 @@ def test_the_example_with_an_own_model_runs() -> None:
     lines = [line.split() for line in said.splitlines() if "statistical" in line]
     assert len(lines) == 5
     assert all(0 < float(line[3]) <= float(line[5]) for line in lines)  # certified and attacked
+
+
+def test_the_guide_to_certificates_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "certify.md").read_text(), re.DOTALL)
+    told: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(block, told)
+    assert (told["rows"]["margin"] > 0).all()
+    assert "'shift_by': 'global'" in capsys.readouterr().out
+    assert told["one"].margin > 0  # of the last image, by the hierarchical certificate
 
 
 def test_the_readme_shows_the_example() -> None:

@@ -21,6 +21,7 @@ METHOD_NAMES = (
     "barrett",
     "isotropic",
     "reflection",
+    "seam",
     "coordinate",
     "deterministic",
     "support",

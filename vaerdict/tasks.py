@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from vaerdict.certify import choose_methods, design_frontier
+from vaerdict.certify import ModelBounds, choose_methods, design_frontier
 from vaerdict.certify.design import Design, choose_design
 from vaerdict.certify.promise import Promise, read_promise
-from vaerdict.certify.propagation import unavailable
+from vaerdict.certify.propagation import estimate_cost, unavailable
 from vaerdict.certify.propagation.compatibility import found_version
 from vaerdict.data import Images, Split, load_images
 from vaerdict.models import GaussianVAE, load_vae, median_distance, train, vae_from_factory
@@ -37,6 +38,7 @@ from vaerdict.reports.frontier import DESIGN_FILE, DIGITS, frontier_files, table
 from vaerdict.reports.rounding import round_down
 from vaerdict.results import array_sha256, load, write_atomic
 from vaerdict.sweeps import Subject, attack_units, certificate_units, run_units
+from vaerdict.vae import borrowed
 
 SCALE_IMAGES = 1000
 """How many test images the typical distance between reconstructions is taken from."""
@@ -76,10 +78,30 @@ def certify_task(
 ) -> str:
     """Certify the test images of a source; give the run's summary."""
     subject = _subject(source, data, question, run)
+    image = subject.images.pixels[:1].to(subject.device)
     # What does not apply is refused here, before anything is written.
-    choose_methods(subject.vae, subject.images.pixels[:1].to(subject.device), options)
+    choose_methods(subject.vae, image, options)
+    if options.propagation:
+        print(_propagation_cost(ModelBounds(subject.vae, image, options), image))
     run_units(Path(run.out), certificate_units(subject, options), f"certify {subject.vae.name}")
     return summary(load(Path(run.out) / "results"))
+
+
+def _propagation_cost(model: ModelBounds, image: Tensor) -> str:
+    """Say what bound propagation costs, by running it once on one image."""
+    with borrowed(model.vae), torch.no_grad():
+        latent = model.vae.encode(image.clone()).mean
+        maps = {"mean": (model.bounded_mean, image), "decoder": (model.bounded_decoder, latent)}
+        told = []
+        for name, (bounded, inputs) in maps.items():
+            if isinstance(bounded, str):
+                told.append(f"{name}: {bounded}")
+            else:
+                cost = estimate_cost(bounded, inputs)
+                told.append(
+                    f"{name}: {cost.seconds:.2g} s and {cost.bytes / 2**20:.3g} MiB for one image at one radius"
+                )
+    return "bound propagation, " + "; ".join(told)
 
 
 def attack_task(

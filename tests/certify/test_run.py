@@ -12,13 +12,15 @@ from scipy.stats import ncx2
 from torch import nn
 
 from tests.toys import LinearVAE, isotropic_vae
-from vaerdict.certify import certify, choose_methods, margin_isotropic, measure_sensitivity
+from vaerdict.certify import ModelBounds, certify, choose_methods, margin_isotropic, measure_sensitivity
 from vaerdict.certify import run as run_module
 from vaerdict.certify.methods import METHODS
+from vaerdict.certify.propagation import unavailable
 from vaerdict.certify.statistics import split_confidence
 from vaerdict.lipschitz import MaxMin, NoSoundBound, lipschitz_linear
 from vaerdict.models import GaussianVAE, wrap
 from vaerdict.options import METHOD_NAMES, CertifyOptions
+from vaerdict.vae import Posterior
 
 ALL = CertifyOptions(samples=4000)
 
@@ -58,7 +60,7 @@ def test_every_certificate_is_below_the_exact_margin() -> None:
     rows = certify(vae, images(20), r=1.5, options=ALL)
     certificates = [row for row in rows if row.kind == "certificate"]
     by_method = {row.method: row.margin for row in certificates if row.status == "ok"}
-    assert set(by_method) == {"barrett", "isotropic", "reflection", "coordinate", "shift", "coupling"}
+    assert set(by_method) == {"barrett", "isotropic", "reflection", "seam", "coordinate", "shift", "coupling"}
     assert all(0 < row.margin <= exact * (1 + 1e-6) for row in certificates if row.status == "ok")
     assert by_method["barrett"] < by_method["isotropic"]
     assert by_method["reflection"] > 0.9 * by_method["isotropic"]
@@ -117,7 +119,14 @@ def test_what_does_not_apply_to_an_unshared_spread_says_why() -> None:
     assert "depends on the image" in str(reasons["shift"])
     rows = certify(vae, x, r=3.0)
     unsupported = [row for row in rows if row.status == "unsupported"]
-    assert {row.method for row in unsupported} == {"isotropic", "coordinate", "deterministic", "support", "shift"}
+    assert {row.method for row in unsupported} == {
+        "isotropic",
+        "seam",
+        "coordinate",
+        "deterministic",
+        "support",
+        "shift",
+    }
     assert all(row.margin is None and row.reason for row in unsupported)
     assert all(row.margin > 0 for row in rows if row.status == "ok")
 
@@ -275,3 +284,55 @@ def test_maps_that_differ_by_little_because_all_is_little_are_refused() -> None:
     vae = _Louder(encoder, decoder, name="soft", input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
     with pytest.raises(ValueError, match="`decoder_map` to compute what the model computes"):
         certify(vae, images(1, 6), r=1.0)
+
+
+def test_bounds_of_other_weights_are_refused() -> None:
+    vae, x = isotropic_vae(), images(1)
+    known = ModelBounds(vae, x, ALL)
+    certify(vae, x, r=1.5, options=ALL, known=known)
+    vae.mean_map[1].weight.data *= 10
+    with pytest.raises(ValueError, match="bounds of this model as it is"):
+        certify(vae, x, r=1.5, options=ALL, known=known)
+
+
+class _Off(GaussianVAE):
+    """An encoder that is off by more than rounding, and by less than shows."""
+
+    def encode(self, images: torch.Tensor) -> Posterior:
+        posterior = super().encode(images)
+        return Posterior(posterior.mean * (1 + 3e-5), posterior.std)
+
+
+def test_what_rounding_does_not_explain_is_refused() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 1, 6)))
+    vae = _Off(encoder, decoder, name="off", input_shape=(1, 1, 6), latent_shape=(2,), spread="constant", std=0.1)
+    with pytest.raises(ValueError, match="up to rounding"):
+        certify(vae, images(1, 6), r=1.0)
+
+
+class _Sneaky(LinearVAE):
+    """Its standard deviation depends on the image, and it says otherwise."""
+
+    def encode(self, images: torch.Tensor) -> Posterior:
+        posterior = super().encode(images)
+        return Posterior(posterior.mean, posterior.std * (1 + images.flatten(1).amax(1, keepdim=True)))
+
+
+def test_a_moving_spread_that_is_called_constant_is_refused_for_one_image_too() -> None:
+    vae = _Sneaky(torch.eye(4, 12), torch.eye(12, 4), 0.1, input_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="the same standard deviations for all images"):
+        certify(vae, images(1), r=1.0)
+
+
+def test_proved_rows_rest_on_no_backend() -> None:
+    """Without bounds on balls, only boxes bound the spread of a log-variance: nothing is called proved."""
+    encoder, decoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 4)), nn.Linear(2, 6)
+    decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, 6)))
+    vae = wrap(encoder, decoder, input_shape=(1, 1, 6), latent_shape=(2,), spread="log_variance")
+    options = CertifyOptions(local=False, propagation=True)
+    if unavailable() is not None:
+        pytest.skip(str(unavailable()))
+    rows = certify(vae, images(1, 6), r=2.0, options=options)
+    assert not any(row.strength == "proved" for row in rows if row.status == "ok")
+    assert {row.method for row in rows if row.status == "ok"} >= {"shift_moving", "support"}

@@ -12,7 +12,15 @@ from vaerdict.options import Question, require
 
 
 def barrett_margins(
-    std: Float64[Tensor, "batch latent"], *, a: float, b: float, c: float, r: float, p: float
+    std: Float64[Tensor, "batch latent"],
+    *,
+    a: float,
+    b: float,
+    c: float,
+    r: float | Float64[Tensor, " batch"],
+    p: float,
+    mean_off: float | Float64[Tensor, " batch"] = 0.0,
+    std_off: float | Float64[Tensor, " batch"] = 0.0,
 ) -> Float64[Tensor, " batch"]:
     """Give the margins of Barrett et al. (AISTATS 2022), as published (THEORY 4.1), in input units.
 
@@ -26,16 +34,18 @@ def barrett_margins(
         c: Lipschitz constant of the vector of standard deviations.
         r: allowed distance between reconstructions.
         p: level.
+        mean_off: what the mean may move besides, by rounding.
+        std_off: the same for the vector of standard deviations.
     """
-    t = r / a
+    t = torch.as_tensor(r, dtype=std.dtype, device=std.device).expand(len(std)) / a
     constant = c == 0.0 and bool((std == std[:, :1]).all())
 
     def probability(rho: Tensor) -> Tensor:
-        std_norm = c * rho + 2 * std.norm(dim=1)
+        std_norm = c * rho + std_off + 2 * std.norm(dim=1)
         tail_scale = math.sqrt(2) * std[:, 0] if constant else std_norm
-        return barrett_probability(std.shape[1], t, b * rho, std_norm, tail_scale)
+        return barrett_probability(std.shape[1], t, b * rho + mean_off, std_norm, tail_scale)
 
-    return solve_margin(probability, p, torch.full_like(std[:, 0], t / b))
+    return solve_margin(probability, p, t / b)
 
 
 def isotropic_margins(

@@ -128,6 +128,7 @@ def certify_hierarchical(
     _check_images(vae, images)
     with borrowed(vae), torch.no_grad():
         _check_levels(vae, images, [float(bound) for bound in whitened])
+        require(reconstruction in ("sampled", "anchored"), "`reconstruction` sampled or anchored", reconstruction)
         anchored = reconstruction == "anchored"
         counts = [
             _count(vae, image, r=r, anchored=anchored, samples=samples, seed=seed, sample_id=i)

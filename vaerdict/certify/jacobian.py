@@ -4,17 +4,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from vaerdict.vae import VAE
-
-MOST_LATENTS = 128
-"""One backward pass per latent: beyond this many nobody waits for it."""
+from vaerdict.vae import BoundableVAE
 
 
-def mean_jacobians(vae: VAE, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch latent pixels"]:
-    """Give the Jacobian of the posterior mean at each image, one backward pass per latent."""
+def mean_jacobians(vae: BoundableVAE, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch latent pixels"]:
+    """Give the Jacobian of the posterior mean at each image, one backward pass per latent; zeros if it is constant."""
     with torch.enable_grad():
         points = images.detach().requires_grad_()
-        mean = vae.encode(points.clone()).mean
+        mean = vae.mean_map(points.clone())
+        if not mean.requires_grad:
+            return images.new_zeros(*mean.shape, images[0].numel())
         rows = [
             torch.autograd.grad(mean[:, i].sum(), points, retain_graph=True)[0].flatten(1) for i in range(mean.shape[1])
         ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vaerdict.certify.draws import draws_at_once, noise_pieces, number_samples
 from vaerdict.certify.probability import gaussian_shift_probability
+from vaerdict.certify.rounding import measure_rounding
 from vaerdict.certify.sensitivity import measure_sensitivity
 from vaerdict.certify.statistics import Shifted, margins_from_counts, require_samples
 from vaerdict.lipschitz import NoSoundBound, round_up
@@ -178,10 +179,14 @@ def _constant_spread(vae: BoundableVAE, images: Tensor, posterior: Posterior) ->
         raise NoSoundBound("labels: the posterior's standard deviation depends on the image; `shifted` must be given")
     if isinstance(sensitivity.mean, str):
         raise NoSoundBound(f"labels: {sensitivity.mean}")
-    whitened = round_up(float(sensitivity.mean) / float(posterior.std.double().min()))
+    least = float(posterior.std.double().min())
+    whitened = round_up(float(sensitivity.mean) / least)
+    rounding = measure_rounding(vae.mean_map, images[:1])
+    norms = images.double().flatten(1).norm(dim=1).cpu()
 
     def shifted(clean: Float64[Tensor, " batch"], rho: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
-        return gaussian_shift_probability(clean, whitened * rho)
+        lost = (rounding.at(norms + rho) + rounding.at(norms)) / least
+        return gaussian_shift_probability(clean, whitened * rho + lost)
 
     return shifted
 

@@ -23,13 +23,21 @@ def solve_margin(
     Returns:
         A verified radius per image, below `upper`; 0 where none was verified.
 
+    Raises:
+        FloatingPointError: the probability is NaN somewhere.
+
     >>> solve_margin(lambda rho: 1 - rho, 0.5, torch.tensor([10.0], dtype=torch.float64))
     tensor([0.5000], dtype=torch.float64)
     """
     verified, failed = torch.zeros_like(upper), upper
+    unknown = torch.zeros_like(upper, dtype=torch.bool)
     for _ in range(steps):
         middle = (verified + failed) / 2
-        holds = probability(middle) > p
+        bound = probability(middle)
+        unknown |= torch.isnan(bound)
+        holds = bound > p
         verified = torch.where(holds, middle, verified)
         failed = torch.where(holds, failed, middle)
+    if bool(unknown.any()):
+        raise FloatingPointError("a bound of the probability is not a number")
     return verified

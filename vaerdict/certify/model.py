@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from vaerdict.certify.propagation import BoundedMap
 from vaerdict.certify.rounding import Rounding, measure_rounding
+from vaerdict.certify.seam import Seam, find_seam
 from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
 from vaerdict.lipschitz import NoSoundBound, dense_chain, trace
 from vaerdict.models.gaussian import HalfExponential
 from vaerdict.options import CertifyOptions
-from vaerdict.vae import BoundableVAE
+from vaerdict.vae import BoundableVAE, fingerprint
 
 WIDEST = 1024
 """Modules with layers of more values than this are not bounded on balls."""
@@ -27,12 +28,23 @@ class ModelBounds:
         example: one image, for shapes, device and dtype.
         options: of the certificates.
         refused: sensitivities that do not exist for the model, with the reasons.
+        identity: what all this holds for.
     """
 
     vae: BoundableVAE
     example: Float[Tensor, "1 ..."]
     options: CertifyOptions
     refused: dict[str, str] = field(default_factory=dict)
+    identity: tuple[object, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", self.identify(self.vae, self.example))
+
+    @staticmethod
+    def identify(vae: BoundableVAE, example: Float[Tensor, "1 ..."]) -> tuple[object, ...]:
+        """Give what the bounds depend on besides the options: the weights, and where and how they are evaluated."""
+        assert isinstance(vae, nn.Module)
+        return fingerprint(vae), tuple(example.shape[1:]), example.dtype, example.device
 
     def is_local(self, module: nn.Module) -> bool:
         """Whether bounds on balls can be made of a module, and in less than seconds each."""
@@ -78,10 +90,18 @@ class ModelBounds:
         return nn.Sequential(*layers[: places[0]], nn.Flatten())
 
     @cached_property
-    def still_std(self) -> str | None:
-        """Give the reason why nothing bounds the standard deviations of moved images; None where something does."""
+    def seam(self) -> Seam | str:
+        """Part the decoder behind its first layer, or say why that cannot be done."""
+        return find_seam(self.vae, tuple(self.example.shape[1:]))
+
+    def missing_std(self, *, boxes: bool) -> str | None:
+        """Give the reason why nothing bounds the standard deviations of moved images; None where something does.
+
+        Args:
+            boxes: whether boxes count.
+        """
         constant = self.sensitivity.std
-        if not isinstance(constant, str) or isinstance(self.bounded_std, BoundedMap):
+        if not isinstance(constant, str) or (boxes and isinstance(self.bounded_std, BoundedMap)):
             return None
         module = self.half_log_std or self.vae.std_map
         assert module is not None

@@ -27,7 +27,7 @@ class Pairs:
     """
 
     distances: Float64[Tensor, "batch draws"]
-    squares: Float64[Tensor, "batch draws latent"]
+    squares: Float[Tensor, "batch draws latent"]
 
 
 def draw_pairs(
@@ -48,7 +48,7 @@ def draw_pairs(
     for part in _parts(len(sample_ids), samples):
         some = Posterior(posterior.mean[part], posterior.std[part])
         noise = normal_noise(seed, sample_ids[part], purpose, (2, samples, posterior.mean.shape[1])).to(some.mean)
-        found.append(Pairs(_distances(vae, some, noise, anchored=anchored), noise[:, 0].double().square()))
+        found.append(Pairs(_distances(vae, some, noise, anchored=anchored), noise[:, 0].square()))
     return Pairs(torch.cat([one.distances for one in found]), torch.cat([one.squares for one in found]))
 
 

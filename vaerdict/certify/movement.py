@@ -1,7 +1,7 @@
 """All that is known of how some images' posteriors move: means, coordinates, standard deviations (THEORY 2)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -40,6 +40,7 @@ class Movement:
 
     Attributes:
         limit: largest radius of which anything is claimed, in input units.
+        to_l2: `k` with `|delta|_2 <= k |delta|` in the norm asked for.
         std: the unmoved standard deviations, as evaluated.
         mean: bounds `|mu(x + delta) - mu(x)|`.
         whitened: bounds the same, each coordinate divided by its unmoved standard deviation.
@@ -49,12 +50,18 @@ class Movement:
     """
 
     limit: Float64[Tensor, " batch"]
+    to_l2: float
     std: Float64[Tensor, "batch latent"]
     mean: Change
     whitened: Change
     coordinates: Change
     std_change: Change
     log_std_change: Change
+
+    def trusted(self) -> "Movement":
+        """Leave out what is not proved here."""
+        changes = ("mean", "whitened", "coordinates", "std_change", "log_std_change")
+        return replace(self, **{name: getattr(self, name).trusted() for name in changes})
 
     def std_range(
         self, rho: Float64[Tensor, " batch"]
@@ -66,7 +73,12 @@ class Movement:
 
 
 def measure_movement(
-    model: ModelBounds, images: Float[Tensor, "batch ..."], posterior: Posterior, reach: float, norm: Norm
+    model: ModelBounds,
+    images: Float[Tensor, "batch ..."],
+    posterior: Posterior,
+    reach: float,
+    norm: Norm,
+    farther: float = 0.0,
 ) -> Movement:
     """Bound the movement of some posteriors in every way there is.
 
@@ -76,8 +88,9 @@ def measure_movement(
         posterior: of the images, as evaluated.
         reach: largest latent distance at which a certificate that knows only the decoder's constant can hold.
         norm: of the input change.
+        farther: largest L2 radius at which any other certificate can hold.
     """
-    return _Measurement(model, images, posterior, reach, norm).movement()
+    return _Measurement(model, images, posterior, reach, norm, farther).movement()
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class _Measurement:
     posterior: Posterior
     reach: float
     norm: Norm
+    farther: float
 
     def movement(self) -> Movement:
         means = self._mean_sources()
@@ -94,6 +108,7 @@ class _Measurement:
         rounding = self._rounding(self.model.mean_rounding, self.posterior.mean)
         return Movement(
             limit=self.limit,
+            to_l2=self.to_l2,
             std=self.std,
             mean=Change(sources=means[0], rounding=rounding),
             whitened=Change(sources=means[1], rounding=rounding / self.std.amin(1)),
@@ -132,7 +147,7 @@ class _Measurement:
         low, high = self.model.vae.input_range
         widest = (high - low) * math.sqrt(self.images[0].numel())
         plain, whitened = self.slopes
-        farthest = torch.maximum(self.reach / plain, MOST_SHIFT / whitened).nan_to_num(widest)
+        farthest = torch.maximum(self.reach / plain, MOST_SHIFT / whitened).nan_to_num(widest).clamp(min=self.farther)
         rounded = (farthest.clamp(min=_LEAST, max=widest).log2() * 16).ceil().div(16).exp2()  # the same in any batch
         return rounded * 1.001 / self.to_l2
 
@@ -187,21 +202,26 @@ class _Measurement:
             (factors if logarithm else additive).append(source)
         if (box := self._box(self.model.bounded_std)) is not None:
             radii, low, high = box
-            most = largest_gap(low, high, *([self.std[:, None, : low.shape[2]]] * 2)) * _UP
-            additive.append(box_source("box", radii, most.expand(-1, -1, self.std.shape[1])))
+            std = self.std[:, None, : low.shape[2]]
+            ratios = torch.maximum(high / std, std / low.clamp(min=1e-300)).log()
+            most = (ratios if logarithm else largest_gap(low, high, std, std)) * _UP
+            (factors if logarithm else additive).append(
+                box_source("box", radii, most.expand(-1, -1, self.std.shape[1]))
+            )
         outputs = 2 * self.std.log() if logarithm else self.std[:, : 1 if self.model.sensitivity.shared_std else None]
-        rounding = self._rounding(self.model.std_rounding, outputs)
+        slack = 2.0**-20 * math.sqrt(self.std.shape[1]) if logarithm else 0.0  # of the exponential and its inverse
+        rounding = self._rounding(self.model.std_rounding, outputs, slack)
         if logarithm:  # the exponential and the logarithm here are themselves rounded
             return Change(sources=additive, rounding=nothing), Change(
                 sources=factors, rounding=0.5 * rounding + 2.0**-20
             )
         return Change(sources=additive, rounding=rounding), Change(sources=factors, rounding=nothing)
 
-    def _rounding(self, rounding: Rounding, outputs: Tensor) -> Float64[Tensor, " batch"]:
+    def _rounding(self, rounding: Rounding, outputs: Tensor, slack: float = 0.0) -> Float64[Tensor, " batch"]:
         """Bound the rounding of a change from the unmoved image, whose own error is measured."""
         norms = self.images.double().flatten(1).norm(dim=1)
         moved = rounding.at((norms + self.limit * self.to_l2) * _UP)
-        return (moved + measured_error(rounding, self.images, outputs)) * _UP
+        return (moved + measured_error(rounding, self.images, outputs, slack)) * _UP
 
     def _held(self, module: nn.Module, chosen: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch balls n n"] | None:
         """Bound the changes on balls for the chosen images; infinite for the others, None where there is no bound."""

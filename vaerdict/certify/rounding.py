@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from vaerdict.lipschitz import NoSoundBound, bound_rounding
+from vaerdict.options import require
 
 _RATIO = 1.1
 """Bounds are made for radii that are powers of this, once each: an image's bound does not depend on its batch."""
@@ -46,7 +47,10 @@ class Rounding:
     _known: dict[int, float] = field(default_factory=dict)
 
     def at(self, norms: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
-        """Bound `|fl(f)(x) - f(x)|` for inputs up to the norms; 0 where there is no bound at all (see `reason`)."""
+        """Bound `|fl(f)(x) - f(x)|` for inputs up to the norms; infinite where values may overflow.
+
+        0 where there is no bound for the module at all (see `reason`).
+        """
         if self.reason is not None:
             return torch.zeros_like(norms)
         powers = _power(norms)
@@ -60,10 +64,11 @@ class Rounding:
 
     def _bound(self, power: int) -> float:
         if power not in self._known:
-            radius = _RATIO**power
-            self._known[power] = float(
-                bound_rounding(self.module, radius, self.dtype, self.device, input_shape=self.input_shape)
-            )
+            where = self.module, _RATIO**power, self.dtype, self.device
+            try:
+                self._known[power] = float(bound_rounding(*where, input_shape=self.input_shape))
+            except NoSoundBound:  # values so large may overflow
+                self._known[power] = math.inf
         return self._known[power]
 
 
@@ -79,14 +84,27 @@ def measure_rounding(module: nn.Module, example: Float[Tensor, "1 ..."]) -> Roun
 
 
 def measured_error(
-    rounding: Rounding, inputs: Float[Tensor, "batch ..."], outputs: Float[Tensor, "batch ..."]
+    rounding: Rounding,
+    inputs: Float[Tensor, "batch ..."],
+    outputs: Float[Tensor, "batch ..."],
+    slack: float = 0.0,
 ) -> Float64[Tensor, " batch"]:
-    """Bound `|outputs - f(inputs)|`, where `outputs` are what the module gave: by an evaluation in float64.
+    """Bound `|outputs - f(inputs)|`, where `outputs` are what the model gave: by an evaluation in float64.
 
     0 where there is no bound for the module.
+
+    Raises:
+        ValueError: the outputs differ by more than rounding and `slack` explain: the model computes something else.
     """
     if rounding.reason is not None:
         return torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
     exact, norms = rounding.in_float64, inputs.double().flatten(1).norm(dim=1)
     off = (outputs.double() - exact.module(inputs.double())).flatten(1).norm(dim=1)
-    return torch.minimum(off * (1 + 1e-12) + exact.at(norms), rounding.at(norms))
+    bound, own = rounding.at(norms), exact.at(norms)
+    explained = bool((off * (1 - 1e-12) <= bound + own + slack).all())
+    require(
+        explained,
+        "a model that computes what its maps compute, up to rounding",
+        f"a distance of {float(off.max()):.3g}",
+    )
+    return torch.minimum(off * (1 + 1e-12) + own, bound + slack)

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from vaerdict.certify.methods import METHODS, Batch, Margins
 from vaerdict.certify.model import ModelBounds
+from vaerdict.certify.rounding import measured_error
 from vaerdict.certify.statistics import split_confidence
 from vaerdict.lipschitz import NoSoundBound
 from vaerdict.options import CertifyOptions, Question, require
 from vaerdict.results import Row, canonical_json, subjects
 from vaerdict.vae import BoundableVAE, Posterior, borrowed, check_images, fingerprint
 
-BATCH_SIZE = 512
+BATCH_SIZE = 1024
 
 
 def certify(
@@ -68,7 +69,9 @@ def certify(
     require(len(sample_ids) == len(images), f"{len(images)} sample ids", len(sample_ids))
     with borrowed(vae), torch.no_grad():
         model = known or ModelBounds(vae, images[:1], options)
-        require(model.vae is vae and model.options == options, "`known` bounds of this model and options", "others")
+        same = model.identity == ModelBounds.identify(vae, images[:1]) and model.options == options
+        require(same, "`known` bounds of this model as it is, on its device, and of these options", "others")
+        _check_constant_std(model)
         reasons = _choose(model)
         who = subjects(vae.name, fingerprint(vae), dataset, images.cpu().numpy(), sample_ids)  # type: ignore[arg-type]
         ask = {"r": r, "p": p, "r_relative": r_relative, "seed": seed}
@@ -80,7 +83,7 @@ def certify(
             batch = Batch(
                 model=model,
                 images=images[part],
-                posterior=_posterior(vae, images[part]),
+                posterior=_posterior(model, images[part]),
                 r=r,
                 p=p,
                 confidence=_each(reasons, options),
@@ -125,12 +128,28 @@ def _each(reasons: dict[str, str | None], options: CertifyOptions) -> float:
     return split_confidence(options.confidence, max(1, len(statements)))
 
 
-def _posterior(vae: BoundableVAE, images: Tensor) -> Posterior:
+def _check_constant_std(model: ModelBounds) -> None:
+    """Refuse standard deviations that differ between three images where they are said not to depend on the image."""
+    if model.vae.std_map is None:
+        low, high = (torch.full_like(model.example, end) for end in model.vae.input_range)
+        std = torch.cat([model.vae.encode(image.clone()).std for image in (model.example, low, high)])
+        require(
+            bool((std == std[:1]).all()),
+            "the same standard deviations for all images where `std_map` is None",
+            "others",
+        )
+
+
+def _posterior(model: ModelBounds, images: Tensor) -> Posterior:
+    """Encode, and hold what the model computes against what is bounded."""
+    vae = model.vae
     posterior = vae.encode(images.clone())  # a first layer may work in place
     finite = torch.isfinite(posterior.mean).all() and torch.isfinite(posterior.std).all()
     positive = bool(finite and (posterior.std > 0).all())
     require(positive, "finite posterior means and positive finite standard deviations", "others")
-    require(bool(torch.isfinite(vae.decode(posterior.mean.clone())).all()), "finite reconstructions", "others")
+    reconstructions = vae.decode(posterior.mean.clone())
+    require(bool(torch.isfinite(reconstructions).all()), "finite reconstructions", "others")
+    measured_error(model.decoder_rounding, posterior.mean, reconstructions)
     if vae.std_map is None:
         constant = bool((posterior.std == posterior.std[:1]).all())
         require(constant, "the same standard deviations for all images where `std_map` is None", "others")

@@ -5,6 +5,7 @@ from vaerdict.certify.methods.coupling import COUPLING
 from vaerdict.certify.methods.first_order import FIRST_ORDER
 from vaerdict.certify.methods.lipschitz import BARRETT, COORDINATE, ISOTROPIC, REFLECTION
 from vaerdict.certify.methods.mean import DETERMINISTIC
+from vaerdict.certify.methods.seam import SEAM
 from vaerdict.certify.methods.shift import SHIFT, SHIFT_MOVING
 from vaerdict.certify.methods.support import SUPPORT
 
@@ -12,6 +13,7 @@ METHODS: dict[str, Method] = {
     "barrett": BARRETT,
     "isotropic": ISOTROPIC,
     "reflection": REFLECTION,
+    "seam": SEAM,
     "coordinate": COORDINATE,
     "deterministic": DETERMINISTIC,
     "support": SUPPORT,

@@ -69,19 +69,33 @@ class Batch:
     @cached_property
     def movement(self) -> Movement:
         """Bound how far the posteriors can move."""
-        return measure_movement(self.model, self.images, self.posterior, self.r / self.a, self.options.norm)
+        seam = self.model.seam
+        farther = 0.0 if isinstance(seam, str) else self.r / seam.a / max(seam.b, _LEAST)
+        return measure_movement(
+            self.model, self.images, self.posterior, self.r / self.a, self.options.norm, farther=farther
+        )
+
+    @cached_property
+    def proved_movement(self) -> Movement:
+        """Give the movement by what is proved here alone."""
+        return self.movement.trusted()
 
     @cached_property
     def decoder_rounding(self) -> Float64[Tensor, " batch"]:
-        """Bound the error of a reconstruction of any latent that certificates by Lipschitz constants speak of.
+        """Bound the error of a reconstruction that matters to certificates by the decoder's Lipschitz constant.
+
+        They count moved latents only where these are within `r/a` of unmoved ones.
+        """
+        return self.decoder_error(torch.full_like(self.std[:, 0], self.r / self.a))
+
+    def decoder_error(self, farther: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
+        """Bound the error of reconstructions of latents that are at most so much farther out than unmoved samples.
 
         The rounding of the latents themselves is included: of `mean + std * noise`, in the dtype of the images.
         """
-        most = self.posterior.mean.double().norm(dim=1) + self.r / self.a
-        _, high = self.movement.std_range(self.movement.limit)
-        noise = torch.where(torch.isfinite(high), high, 4 * self.std).amax(1) * (math.sqrt(high.shape[1]) + _TAIL)
+        noise = self.std.amax(1) * (math.sqrt(self.std.shape[1]) + _TAIL)
+        norms = rounded_up(self.posterior.mean.double().norm(dim=1) + farther + noise)
         unit = _UNIT32 if self.images.dtype == torch.float32 else _UNIT32**2
-        norms = rounded_up(most + noise)
         return self.model.decoder_rounding.at(norms) + 4 * unit * self.a * norms
 
     @property
@@ -143,12 +157,12 @@ def number(bound: LipschitzBound | float | str) -> float:
 
 def per_image(**columns: Tensor | list[Any] | float | None) -> list[dict[str, Any]]:
     """Give the constants of each image from columns; a number is the same for all. What is infinite becomes None."""
-    lists = {
-        name: _finite(values.tolist() if isinstance(values, Tensor) else values) for name, values in columns.items()
-    }
+    lists = {name: values.tolist() if isinstance(values, Tensor) else values for name, values in columns.items()}
+    infinite = [name for name, values in columns.items() if isinstance(values, Tensor) and bool(values.isinf().any())]
+    lists |= {name: _finite(lists[name]) for name in infinite}
     count = next(len(values) for values in lists.values() if isinstance(values, list))
     return [
-        {name: values[i] if isinstance(values, list) else values for name, values in lists.items()}
+        {name: values[i] if isinstance(values, list) else _finite(values) for name, values in lists.items()}
         for i in range(count)
     ]
 

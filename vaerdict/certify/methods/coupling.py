@@ -6,6 +6,7 @@ clean reconstructions are is what was drawn, not what the decoder's constant all
 """
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vaerdict.certify.margin import solve_margin
@@ -20,10 +21,11 @@ MOST = 2000
 """More draws than this hardly move a median."""
 
 _STEPS = 40
+_UP = 1 + 1e-5  # for sums in float32
 
 
 def _reason(model: ModelBounds) -> str | None:
-    return is_random(model) or model.sensitivity.missing("decoder", "mean") or model.still_std
+    return is_random(model) or model.sensitivity.missing("decoder", "mean") or model.missing_std(boxes=False)
 
 
 def _coupling(batch: Batch) -> Margins:
@@ -39,19 +41,20 @@ def _coupling(batch: Batch) -> Margins:
         sample_ids=batch.sample_ids,
         purpose=DRAWS,
     )
-    shift, moving = batch.movement.mean.trusted(), batch.model.vae.std_map is not None
+    movement, moving = batch.proved_movement, batch.model.vae.std_map is not None
+    shift = movement.mean
     rest = (batch.r - 2 * batch.decoder_rounding)[:, None] * (1 - TIE) - pairs.distances  # left for the move
 
     def staying(rho: Tensor) -> Tensor:
         moved = shift.at(rho)[:, None]
         if moving:
-            low, high = batch.movement.std_range(rho)
+            low, high = movement.std_range(rho)
             change = torch.maximum(high - batch.std, batch.std - low)
-            moved = moved + torch.einsum("bni,bi->bn", pairs.squares, change.square()).sqrt() * (1 + TIE)
+            moved = moved + _lengths(pairs.squares, change)
         return (batch.a * moved <= rest).sum(1)
 
     needed = samples - index + 1
-    values = solve_margin(lambda rho: (staying(rho) >= needed).double(), 0.5, batch.movement.limit, _STEPS)
+    values = solve_margin(lambda rho: (staying(rho) >= needed).double(), 0.5, movement.limit, _STEPS)
     constants = per_image(
         a=batch.a,
         b=batch.b,
@@ -65,6 +68,15 @@ def _coupling(batch: Batch) -> Margins:
         alpha=1 - batch.confidence,
     )
     return Margins(values=values, constants=constants, confidence=batch.confidence, n_forward=1 + 2 * samples)
+
+
+def _lengths(
+    squares: Float[Tensor, "batch draws latent"], change: Float64[Tensor, "batch latent"]
+) -> Float64[Tensor, "batch draws"]:
+    """Bound `|change * e|` for every draw `e`; in the dtype of the noise, as there are many."""
+    largest = change.amax(1, keepdim=True).clamp(min=1e-30)  # nothing underflows
+    shares = (change / largest).square().nan_to_num(1.0).to(squares)
+    return torch.einsum("bni,bi->bn", squares, shares).sqrt().double() * largest * _UP
 
 
 COUPLING = Method(kind="certificate", strength="statistical", reason=_reason, margins=_coupling, statistics=DRAWS)

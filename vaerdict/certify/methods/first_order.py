@@ -5,6 +5,7 @@ import torch
 from vaerdict.certify.jacobian import mean_jacobians
 from vaerdict.certify.methods.batch import Batch, Margins, Method, per_image
 from vaerdict.certify.methods.lipschitz import is_random
+from vaerdict.certify.model import ModelBounds
 
 
 def _first_order(batch: Batch) -> Margins:
@@ -12,7 +13,7 @@ def _first_order(batch: Batch) -> Margins:
     share = batch.std.new_tensor(batch.clean_counts) / trials
     clean = share.clamp(max=1 - 0.5 / trials)  # a share of 1 would give an infinite estimate
     quantile = torch.special.ndtri(clean.new_tensor(batch.p))
-    jacobian = mean_jacobians(batch.model.vae, batch.images).flatten(1).norm(dim=1).double()
+    jacobian = mean_jacobians(batch.model.vae, batch.images).flatten(1).norm(dim=1).double().clamp(min=1e-30)
     values = batch.std.min(dim=1).values * (torch.special.ndtri(clean) - quantile) / jacobian
     return Margins(
         values=values.clamp(min=0.0),
@@ -22,4 +23,8 @@ def _first_order(batch: Batch) -> Margins:
     )
 
 
-FIRST_ORDER = Method(kind="estimate", strength="empirical", reason=is_random, margins=_first_order)
+def _reason(model: ModelBounds) -> str | None:
+    return is_random(model) or (None if model.options.norm == "2" else "published for the L2 norm")
+
+
+FIRST_ORDER = Method(kind="estimate", strength="empirical", reason=_reason, margins=_first_order)

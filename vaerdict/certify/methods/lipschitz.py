@@ -19,6 +19,9 @@ Spread = Float64[Tensor, "batch latent"]
 Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64[Tensor, " batch"]]
 """From the latent distance that is allowed and the mean's shift to a probability."""
 
+MOST_LATENTS = 1024
+"""Sums over more variances are not bounded: the contour's terms grow beyond float64."""
+
 _ROUNDS = 4  # of guessing the radius at which a moving covariance is written down
 _STEPS = 40  # of bisection
 
@@ -42,11 +45,18 @@ def _barrett_reason(model: ModelBounds) -> str | None:
 
 
 def _barrett(batch: Batch) -> Margins:
-    """Give the margins as published: rounding is not included."""
-    c = float(batch.model.sensitivity.std)
-    rows, index = batch.std.unique(dim=0, return_inverse=True)
-    values = barrett_margins(rows, a=batch.a, b=batch.b, c=c, r=batch.r, p=batch.p)[index]
-    return Margins(values=values, constants=per_image(a=batch.a, b=batch.b, c=c, std=batch.std))
+    """Give the margins as published, for the network as it is evaluated."""
+    c, off = float(batch.model.sensitivity.std), (batch.movement.mean.rounding, batch.movement.std_change.rounding)
+    rows, index = torch.cat([batch.t[:, None], torch.stack(off, 1), batch.std], 1).unique(dim=0, return_inverse=True)
+    t, mean_off, std_off = rows[:, :3].unbind(1)
+    values = barrett_margins(rows[:, 3:], a=1.0, b=batch.b, c=c, r=t, p=batch.p, mean_off=mean_off, std_off=std_off)[
+        index
+    ]
+    values = torch.minimum(values, batch.movement.limit)  # the rounding was bounded up to there
+    constants = per_image(
+        a=batch.a, b=batch.b, c=c, std=batch.std, mean_rounding=off[0], decoder_rounding=batch.decoder_rounding
+    )
+    return Margins(values=values, constants=constants)
 
 
 def _isotropic_reason(model: ModelBounds) -> str | None:
@@ -64,8 +74,8 @@ def _isotropic_bound(clean: Spread, moved: Spread) -> Bound:
 def _isotropic(batch: Batch) -> Margins:
     if batch.model.vae.std_map is None:
         return _with_constant_spread(batch, _isotropic_bound)
-    moved, clean = batch.movement, _clean(batch)
-    shift = moved.mean.trusted()
+    moved, clean = batch.proved_movement, clean_spread(batch)
+    shift = moved.mean
 
     def probability(rho: Tensor) -> Tensor:
         return _isotropic_bound(clean, moved.std_range(rho)[1])(batch.t, shift.at(rho))
@@ -73,22 +83,24 @@ def _isotropic(batch: Batch) -> Margins:
     return _lipschitz_margins(batch, solve_margin(probability, batch.p, moved.limit, _STEPS))
 
 
-def _clean(batch: Batch) -> Spread:
+def clean_spread(batch: Batch) -> Spread:
     """Give the spread of what a moved sample is compared with."""
     return torch.zeros_like(batch.std) if batch.anchored else batch.std
 
 
 def _with_constant_spread(batch: Batch, make: Callable[[Spread, Spread], Bound]) -> Margins:
     """Find the largest shift of the mean once for all images with the same spread and `t`, then each one's radius."""
-    rows, index = torch.cat([batch.t[:, None], _clean(batch), batch.std], 1).unique(dim=0, return_inverse=True)
+    rows, index = torch.cat([batch.t[:, None], clean_spread(batch), batch.std], 1).unique(dim=0, return_inverse=True)
     t, bound = rows[:, 0], make(*rows[:, 1:].chunk(2, 1))
     most = solve_margin(lambda shift: bound(t, shift), batch.p, t, _STEPS)[index]
-    radii = within(batch.movement.mean.trusted(), most, batch.movement.limit)
+    radii = within(batch.proved_movement.mean, most, batch.movement.limit)
     return _lipschitz_margins(batch, torch.where(most > 0, radii, 0.0))
 
 
 def _reflection_reason(model: ModelBounds) -> str | None:
-    return is_random(model) or model.sensitivity.missing("decoder", "mean") or model.still_std
+    if model.vae.latent > MOST_LATENTS:
+        return f"made for up to {MOST_LATENTS} latents, not for {model.vae.latent}"
+    return is_random(model) or model.sensitivity.missing("decoder", "mean") or model.missing_std(boxes=False)
 
 
 def _reflection_bound(clean: Spread, moved: Spread) -> Bound:
@@ -104,16 +116,18 @@ def _reflection(batch: Batch) -> Margins:
 
 def _reflection_of_moving(batch: Batch) -> Float64[Tensor, " batch"]:
     """Let one covariance stand for all: that at a guessed radius, times the largest ratio of a variance to it."""
-    movement, clean, t = batch.movement, _clean(batch).square(), batch.t
-    shift, values = movement.mean.trusted(), torch.zeros_like(batch.t)
+    movement, clean, t = batch.proved_movement, clean_spread(batch).square(), batch.t
+    shift, values = movement.mean, torch.zeros_like(batch.t)
     for _ in range(_ROUNDS):
         reference = movement.std_range(values)[1].square() + clean
         known = torch.isfinite(reference).all(1)
         table = CentralTable.of(torch.where(known[:, None], reference, 1.0))
 
-        def probability(rho: Tensor, reference: Tensor = reference, table: CentralTable = table) -> Tensor:
+        def probability(
+            rho: Tensor, reference: Tensor = reference, table: CentralTable = table, known: Tensor = known
+        ) -> Tensor:
             scale = ((movement.std_range(rho)[1].square() + clean) / reference).amax(1)
-            finite = torch.isfinite(scale)
+            finite = torch.isfinite(scale) & known
             return torch.where(
                 finite, reflection_probability(table, t, shift.at(rho), torch.where(finite, scale, 1.0)), 0.0
             )
@@ -123,8 +137,8 @@ def _reflection_of_moving(batch: Batch) -> Float64[Tensor, " batch"]:
 
 
 def _lipschitz_margins(batch: Batch, values: Float64[Tensor, " batch"]) -> Margins:
-    movement = batch.movement
-    shift = movement.mean.trusted()
+    movement = batch.proved_movement
+    shift = movement.mean
     moved = {} if batch.model.vae.std_map is None else {"std_moved": movement.std_range(values)[1]}
     constants = per_image(
         a=batch.a,
@@ -147,7 +161,7 @@ def _coordinate_reason(model: ModelBounds) -> str | None:
 
 def _coordinate(batch: Batch) -> Margins:
     """Use bounds on every coordinate's move, by boxes or by balls."""
-    movement, spread = batch.movement, batch.std.square() + _clean(batch).square()
+    movement, spread = batch.movement, batch.std.square() + clean_spread(batch).square()
 
     def probability(rho: Tensor) -> Tensor:
         shifts = movement.coordinates.at(rho)

@@ -12,7 +12,7 @@ def _reason(model: ModelBounds) -> str | None:
 
 
 def _deterministic(batch: Batch) -> Margins:
-    shift = batch.movement.mean.trusted()
+    shift = batch.proved_movement.mean
     values = within(shift, batch.t, batch.movement.limit)
     constants = per_image(
         a=batch.a,

@@ -31,7 +31,7 @@ def _shift_reason(model: ModelBounds) -> str | None:
 def _moving_reason(model: ModelBounds) -> str | None:
     if model.vae.std_map is None:
         return "the posterior's standard deviation is constant (see `shift`)"
-    return _movable(model) or model.still_std
+    return _movable(model) or model.missing_std(boxes=True)
 
 
 def _clean(batch: Batch) -> Float64[Tensor, " batch"]:

@@ -36,13 +36,13 @@ def _support(batch: Batch) -> Margins:
         holds = change <= batch.r
         values, failed = torch.where(holds, middle, values), torch.where(holds, failed, middle)
         changes = torch.where(holds, change, changes)
-    constants = per_image(tau=changes, quantile=wide, mass=batch.p + _SPARE)
+    constants = per_image(tau=changes, quantile=wide)
     return Margins(values=values, constants=constants)
 
 
 def _quantile(p: float, latent: int, samples: int) -> float:
     """Give `k` such that a box of `k` standard deviations holds all of so many samples with a probability above `p`."""
-    each = (p + _SPARE) ** (1 / (latent * samples))
+    each = (p + min(_SPARE, (1 - p) / 2)) ** (1 / (latent * samples))
     return float(ndtri((1 + each) / 2)) * (1 + 1e-12)
 
 
@@ -59,7 +59,8 @@ def _change(
     change = torch.full_like(half_widths[:, 0], torch.inf)
     if bool(known.any()):
         mean = batch.posterior.mean[known].double()
-        widths = half_widths[known] * (1 + 1e-6)  # the latents' own rounding
+        unit = 2.0 ** (-24 if batch.images.dtype == torch.float32 else -53)
+        widths = half_widths[known] * (1 + 1e-12) + 4 * unit * (mean.abs() + half_widths[known])  # latents are rounded
         change[known] = bound_reconstruction_change(decoder, mean, (mean - widths, mean + widths)).to(change)
     return change
 
