@@ -220,10 +220,14 @@ def test_nothing_is_certified_where_nothing_holds() -> None:
 
 
 def test_shift_may_be_any_function() -> None:
-    table, t = CentralTable.of(row(0.01, 0.04)), row(2.0)[0]
+    t = row(2.0)[0]
+
+    def fixed(rho: torch.Tensor) -> torch.Tensor:
+        return row(0.01, 0.04).expand(len(rho), -1)
+
     numbers = {"t": t, "p": 0.5, "upper": row(10.0)[0]}
-    linear = solve_reflection(table, shift=lambda rho: rho, scale=lambda rho: 1.0, **numbers)
-    square = solve_reflection(table, shift=lambda rho: rho.square(), scale=lambda rho: 1.0, **numbers)
+    linear = solve_reflection(fixed, shift=lambda rho: rho, moving=False, **numbers)
+    square = solve_reflection(fixed, shift=lambda rho: rho.square(), moving=False, **numbers)
     assert float(square.square()) == pytest.approx(float(linear), rel=1e-6)
 
 

@@ -47,27 +47,54 @@ def reflection_probability(table: CentralTable, t: Radii, shift: Radii, scale: f
 
 
 def solve_reflection(
-    table: CentralTable,
+    variances: Callable[[Radii], Float64[Tensor, "batch latent"]],
     *,
     t: Radii,
     shift: Callable[[Radii], Radii],
-    scale: Callable[[Radii], float | Radii],
     p: float,
     upper: Radii,
+    moving: bool,
     steps: int = 30,
 ) -> Radii:
     """Give the radii up to which reflection proves the level `p`.
 
+    Where the standard deviations move, the covariance at a guessed radius stands for all, scaled by the largest ratio
+    of a variance to its value there. Any guess gives a verified margin; they halve the interval between those and the
+    guesses that failed.
+
     Args:
-        table: of the clean covariance's form.
+        variances: bounds of the covariance's diagonal, non-decreasing in the radius; infinite where unknown.
         t: distance that is allowed in latent space.
         shift: bound of the mean's move, non-decreasing in the radius.
-        scale: by how much the covariance may grow, non-decreasing in the radius.
         p: level.
         upper: where the search ends, in input units.
+        moving: whether the variances depend on the radius.
         steps: bisections.
     """
-    return solve_margin(lambda rho: reflection_probability(table, t, shift(rho), scale(rho)), p, upper, steps)
+
+    def solve(guess: Radii, grows: bool) -> Radii:
+        reference = variances(guess)
+        known = torch.isfinite(reference).all(1)
+        table = CentralTable.of(torch.where(known[:, None], reference, 1.0))
+
+        def probability(rho: Radii) -> Radii:
+            scale = (variances(rho) / reference).amax(1) if grows else torch.ones_like(rho)
+            certain = known & torch.isfinite(scale)
+            bound = reflection_probability(table, t, shift(rho), torch.where(certain, scale, 1.0))
+            return torch.where(certain, bound, 0.0)
+
+        return solve_margin(probability, p, upper, steps)
+
+    margins = torch.zeros_like(t)
+    failed = solve(margins, grows=False)  # no covariance is smaller: only a guess if it grows
+    if not moving:
+        return failed
+    for _ in range(_GUESSES):
+        guess = (margins + failed) / 2
+        found = solve(guess, grows=True)
+        failed = torch.where(found < guess, guess, failed)
+        margins = torch.maximum(margins, found)
+    return margins
 
 
 def reflection_margins(
@@ -81,10 +108,6 @@ def reflection_margins(
     anchored: bool = False,
 ) -> Radii:
     """Give the reflection margins (THEORY 4.3), in input units.
-
-    Where the standard deviations move, the covariance at a guessed radius stands for all, scaled by the largest ratio
-    of a variance to its value there. Any guess gives a verified margin; they halve the interval between those and the
-    guesses that failed.
 
     Args:
         std: posterior standard deviations.
@@ -109,25 +132,7 @@ def reflection_margins(
         moved = std + growth * rho.unsqueeze(1)
         return moved.square() if anchored else moved.square() + std.square()
 
-    def solve(guess: Radii, grows: bool) -> Radii:
-        reference = variances(guess)
-        table = CentralTable.of(reference)
-
-        def scale(rho: Radii) -> float | Radii:
-            return (variances(rho) / reference).amax(dim=1) if grows else 1.0
-
-        return solve_reflection(table, t=t, shift=lambda rho: b * rho, scale=scale, p=p, upper=upper)
-
-    failed = solve(torch.zeros_like(t), grows=False)  # no covariance is smaller: only a guess if it grows
-    margins = torch.zeros_like(t)
-    if fastest == 0:
-        return failed
-    for _ in range(_GUESSES):
-        guess = (margins + failed) / 2
-        found = solve(guess, grows=True)
-        failed = torch.where(found < guess, guess, failed)
-        margins = torch.maximum(margins, found)
-    return margins
+    return solve_reflection(variances, t=t, shift=lambda rho: b * rho, p=p, upper=upper, moving=fastest > 0)
 
 
 def coordinate_probability(

@@ -13,7 +13,7 @@ from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.probability import isotropic_probability
 from vaerdict.certify.quadratic import CentralTable
 from vaerdict.certify.reach import Change
-from vaerdict.certify.reflection import coordinate_probability, reflection_probability
+from vaerdict.certify.reflection import coordinate_probability, reflection_probability, solve_reflection
 
 Spread = Float64[Tensor, "batch latent"]
 Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64[Tensor, " batch"]]
@@ -22,7 +22,6 @@ Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64
 MOST_LATENTS = 1024
 """Sums over more variances are not bounded: the contour's terms grow beyond float64."""
 
-_ROUNDS = 4  # of guessing the radius at which a moving covariance is written down
 _STEPS = 40  # of bisection
 
 
@@ -111,29 +110,16 @@ def _reflection_bound(clean: Spread, moved: Spread) -> Bound:
 def _reflection(batch: Batch) -> Margins:
     if batch.model.vae.std_map is None:
         return _with_constant_spread(batch, _reflection_bound)
-    return _lipschitz_margins(batch, _reflection_of_moving(batch))
-
-
-def _reflection_of_moving(batch: Batch) -> Float64[Tensor, " batch"]:
-    """Let one covariance stand for all: that at a guessed radius, times the largest ratio of a variance to it."""
-    movement, clean, t = batch.proved_movement, clean_spread(batch).square(), batch.t
-    shift, values = movement.mean, torch.zeros_like(batch.t)
-    for _ in range(_ROUNDS):
-        reference = movement.std_range(values)[1].square() + clean
-        known = torch.isfinite(reference).all(1)
-        table = CentralTable.of(torch.where(known[:, None], reference, 1.0))
-
-        def probability(
-            rho: Tensor, reference: Tensor = reference, table: CentralTable = table, known: Tensor = known
-        ) -> Tensor:
-            scale = ((movement.std_range(rho)[1].square() + clean) / reference).amax(1)
-            finite = torch.isfinite(scale) & known
-            return torch.where(
-                finite, reflection_probability(table, t, shift.at(rho), torch.where(finite, scale, 1.0)), 0.0
-            )
-
-        values = torch.maximum(values, solve_margin(probability, batch.p, movement.limit, _STEPS))
-    return values
+    moved, clean = batch.proved_movement, clean_spread(batch).square()
+    values = solve_reflection(
+        lambda rho: moved.std_range(rho)[1].square() + clean,
+        t=batch.t,
+        shift=moved.mean.at,
+        p=batch.p,
+        upper=moved.limit,
+        moving=True,
+    )
+    return _lipschitz_margins(batch, values)
 
 
 def _lipschitz_margins(batch: Batch, values: Float64[Tensor, " batch"]) -> Margins:
