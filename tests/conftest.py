@@ -1,9 +1,17 @@
-"""Every test starts from the same seeds and must leave torch's global state as it found it."""
+"""Every test starts from the same seeds and must leave torch's global state as it found it.
+
+Hypothesis draws the same examples in every run; `--hypothesis-profile=explore` draws new ones.
+"""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("repeatable")
 
 # One thread: the tests' matrices are small, and several workers share the machine.
 torch.set_num_threads(1)

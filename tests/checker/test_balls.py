@@ -5,8 +5,9 @@ import pytest
 from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, ncx2
+from scipy.stats import binom, chi2, ncx2
 
+from vaerdict.checker import balls
 from vaerdict.checker.balls import noncentral_cdf, normal_cdf, normal_quantile, tail_of_binomial
 
 
@@ -50,6 +51,31 @@ def test_the_noncentral_cdf_is_scipys(d: int, length: float, gap: float) -> None
     x = max(0.01, length + gap) ** 2
     found = float(noncentral_cdf(d, arb(x), arb(length) ** 2))
     assert math.isclose(found, ncx2.cdf(x, d, length**2), abs_tol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1024, 2048])
+@pytest.mark.parametrize("noncentrality", [0.0, 50.0])
+@pytest.mark.parametrize("gap", [-2.0, 0.5, 3.0])
+def test_many_latents_lose_nothing(d: int, noncentrality: float, gap: float) -> None:
+    x = d + noncentrality + gap * math.sqrt(2 * d)
+    found = float(noncentral_cdf(d, arb(x), arb(noncentrality)))
+    assert math.isclose(found, ncx2.cdf(x, d, noncentrality) if noncentrality else chi2.cdf(x, d), abs_tol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 4, 128])
+@pytest.mark.parametrize("gap", [-1.0, 0.5, 2.0])
+def test_a_mean_far_out_has_a_bound_by_cells(d: int, gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 1000.0
+    x = (math.sqrt(length**2 + d - 1) + gap) ** 2
+    exact = noncentral_cdf(d, arb(x), arb(length) ** 2)
+    monkeypatch.setattr(balls, "_LARGE", 10.0)
+    found = noncentral_cdf(d, arb(x), arb(length) ** 2)
+    assert exact - 2e-3 < found < exact + 1e-9
+
+
+@pytest.mark.parametrize(("d", "x", "length"), [(4, 1e20, 1.0), (2048, (1e7 + 1.0) ** 2, 1e7), (3, 1.01e30, 1e15)])
+def test_huge_distances_take_no_time(d: int, x: float, length: float) -> None:
+    assert noncentral_cdf(d, arb(x), arb(length) ** 2) > 0.5
 
 
 def test_nothing_is_within_a_negative_distance() -> None:

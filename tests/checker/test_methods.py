@@ -15,13 +15,14 @@ from vaerdict.certify import margin_barrett, margin_isotropic
 from vaerdict.certify.export import export_model
 from vaerdict.certify.moving import moving_probability as certified_moving
 from vaerdict.certify.reflection import coordinate_probability, reflection_margins
-from vaerdict.checker.case import Case, Malformed
+from vaerdict.checker.case import Case
 from vaerdict.checker.claims import Claim
 from vaerdict.checker.methods import METHODS
 from vaerdict.checker.model import Model, read_model
 from vaerdict.checker.notes import Notes
 from vaerdict.checker.quadratic import Quadratic, reflection_probability
 from vaerdict.checker.shares import Share
+from vaerdict.checker.stated import Malformed
 
 A, B, STD, LATENT, R = 2.0, 3.0, 0.25, 4, 2.5
 SPREADS = [0.25, 0.2, 0.1, 0.001]
@@ -119,7 +120,7 @@ def case_of(name: str) -> tuple[float, dict[str, Any], dict[str, Any]]:
     if name == "isotropic":
         return ISOTROPIC, of_isotropic(), {}
     if name == "barrett":
-        return BARRETT, {"a": A, "b": B, "c": 0.0, "std": EQUAL}, {}
+        return BARRETT, bounds(c=0.0, std=EQUAL), {}
     if name == "reflection":
         return reflection_margin(), with_shift(reflection_margin(), std=SPREADS, std_moved=SPREADS), {}
     if name == "coordinate":
@@ -242,13 +243,35 @@ def test_what_is_not_recomputed_is_said(varied: Model) -> None:
     ]
 
 
-def test_a_constant_below_the_product_needs_other_evidence(model: Model) -> None:
-    constants = bounds(a_by="slopes", std=EQUAL, std_moved=EQUAL) | {"a": A * 0.9}
+@pytest.mark.parametrize("more", [{}, {"a_by": "slopes"}])
+def test_a_constant_below_the_product_is_refused(model: Model, more: dict[str, Any]) -> None:
+    constants = {**bounds(std=EQUAL, std_moved=EQUAL), "a": A * 0.9, **more}
     margin = margin_isotropic(latent=LATENT, sigma=STD, a=A * 0.9, b=B, r=R)
-    fine, notes = check(model, make_claim(model.sha256, "isotropic", margin, constants))
-    assert fine
-    assert "the Lipschitz constant `a`, below the product over the layers" in notes.stated
-    assert not accepts(model, "isotropic", margin, {**constants, "a_by": "layers"})
+    assert not accepts(model, "isotropic", margin, constants)
+
+
+ROUNDED = {
+    "mean_rounding": ("isotropic", "barrett", "reflection", "coordinate", "deterministic", "coupling", "shift"),
+    "decoder_rounding": ("isotropic", "barrett", "reflection", "coordinate", "deterministic", "coupling"),
+}
+
+
+@pytest.mark.parametrize("source", ["global", "local"])
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, names in ROUNDED.items() for name in names])
+def test_a_rounding_left_out_is_refused(model: Model, varied: Model, key: str, name: str, source: str) -> None:
+    margin, constants, facts = case_of(name)
+    of = varied if name in ("reflection", "coordinate") else model
+    if "shift" in constants:
+        constants = {**constants, "shift_by": source, "shift": constants["shift"] * (1 - 1e-12)}
+    assert accepts(of, name, margin, constants, **facts)
+    with pytest.raises(Malformed, match=key):
+        accepts(of, name, margin, {one: value for one, value in constants.items() if one != key}, **facts)
+
+
+def test_coupled_draws_leave_room_for_the_shift(model: Model) -> None:
+    _, constants, facts = case_of("coupling")
+    far = R / (A * B) * (1 + 1e-6)
+    assert not accepts(model, "coupling", far, {**constants, "shift": B * far}, **facts)
 
 
 @pytest.mark.parametrize(

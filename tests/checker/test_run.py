@@ -42,8 +42,8 @@ def failures(report: Report) -> list[str]:
 def test_a_run_passes_its_check(written: tuple[Path, list[Row]]) -> None:
     report = check_run(written[0])
     assert str(report).splitlines() == [
-        "10 checked, 0 failed (6 in part)",
-        "taken as stated in 6: the bounds on rounding",
+        "10 checked, 0 failed (9 in part)",
+        "taken as stated in 9: the bounds on rounding",
         "taken as stated in 3: the Monte-Carlo counts",
     ]
 
@@ -68,7 +68,7 @@ def test_every_method_passes(tmp_path: Path, spread: str) -> None:
     }
     report = check_run(tmp_path)
     assert not report.failed, str(report)
-    assert "not covered" not in str(report)
+    assert {one.method for one in report.verdicts if not one.covered} <= {"seam"}
 
 
 def test_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,6 +248,6 @@ def test_a_model_with_code_of_its_own_is_checked_in_part(tmp_path: Path) -> None
     report = check_run(tmp_path)
     assert not report.failed, str(report)
     assert str(report).splitlines()[0] == "3 checked, 0 failed (3 in part)"
-    assert any("order of the model's layers" in line for line in str(report).splitlines())
+    assert any("`b` (the order of its layers is not in the print)" in line for line in str(report).splitlines())
     assert any("decoder.2" in line for line in str(report).splitlines())
     assert fingerprint(vae) == model_home(tmp_path).name

@@ -11,6 +11,9 @@ from flint import arb, ctx
 PRECISION = 128
 ctx.prec = PRECISION
 
+_LARGE = 1e9  # squared mean, above which the mixture has more than some 300,000 terms
+_CELLS = 256
+
 
 def normal_cdf(x: arb) -> arb:
     """Enclose `Phi(x)`.
@@ -40,11 +43,17 @@ def noncentral_cdf(d: int, x: arb, noncentrality: arb) -> arb:
     >>> noncentral_cdf(2, 2 * arb(2).log(), arb(0)).str(3, radius=False)  # 1 - exp(-ln 2)
     '0.500'
     """
+    # Beyond `(|m| + sqrt(d) + u)^2` lies less than exp(-u^2/2), which for u = 12 is below the digits of any level.
+    most = (noncentrality.sqrt() + arb(d).sqrt() + 12) ** 2
+    x = most if x > most else x
     if not x > 0:
         return arb(0)
+    if noncentrality > _LARGE:
+        return _far_cdf(d, x, noncentrality.sqrt())
     h, rate, half = x / 2, noncentrality / 2, arb(d) / 2
     first, last = _window(float(rate.mid()))
-    top = max(last, _window(max(0.0, float(h.mid()) - d / 2))[1])
+    spread = float(h.mid())
+    top = max(last, math.ceil(spread - d / 2 + 8 * math.sqrt(spread)) + 60)
     term = ((half + top) * h.log() - h - (half + top + 1).lgamma()).exp()
     weight = (last * rate.log() - rate - arb(last + 1).lgamma()).exp() if rate > 0 else arb(0)
     central, total = arb(0), arb(0)
@@ -55,6 +64,26 @@ def noncentral_cdf(d: int, x: arb, noncentrality: arb) -> arb:
             total += weight * central
             weight *= k / rate
     return total if rate > 0 else central
+
+
+def _far_cdf(d: int, x: arb, length: arb) -> arb:
+    """Bound the same for a mean far out, where the mixture has too many terms.
+
+    With `e` along the mean and `q` the square of the rest, `|N(m, I)|^2 <= x` where `e <= sqrt(x - q) - |m|`; in a cell
+    of values of `q` its upper end is taken.
+    """
+    if d == 1:
+        return normal_cdf(x.sqrt() - length)
+    middle, width = d - 1, 10 * math.sqrt(2 * (d - 1)) + 60
+    low = max(0.0, middle - width)
+    ends = [arb(low + (middle + width - low) * k / _CELLS) for k in range(_CELLS + 1)]
+    shares = [noncentral_cdf(d - 1, end, arb(0)) for end in ends]
+    total = arb(0)
+    for below, share, end in zip([arb(0), *shares], shares, ends, strict=False):
+        if x > end:
+            # The shares are lower bounds of a CDF, and the factor falls with `q`: summed by parts, so are the terms.
+            total += (share - below) * normal_cdf((x - end).sqrt() - length)
+    return total
 
 
 def _window(middle: float) -> tuple[int, int]:

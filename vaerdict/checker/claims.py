@@ -39,7 +39,7 @@ class Claim:
     r: float
     p: float
     reconstruction: str
-    margin: float
+    margin: float | None
     confidence: float | None
     constants: dict[str, Any]
 
@@ -50,6 +50,7 @@ class Claim:
 
 
 FIELDS = tuple(field.name for field in fields(Claim))
+_NUMBERS = ("r", "p", "margin", "confidence", "constants")
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -59,10 +60,15 @@ def read_claims(path: Path) -> list[Claim]:
         ValueError: the file is missing or something else.
     """
     try:
-        entries = decode_numbers(json.loads(path.read_text())["certificates"])
-        return [Claim(**{name: entry[name] for name in FIELDS}) for entry in entries]
+        entries = json.loads(path.read_text())["certificates"]
+        return [Claim(**{name: _field(name, entry[name]) for name in FIELDS}) for entry in entries]
     except (OSError, UnicodeError, json.JSONDecodeError, LookupError, TypeError) as error:
         raise ValueError(f"cannot read the exported certificates {path.name}: {type(error).__name__} {error}") from None
+
+
+def _field(name: str, value: Any) -> Any:
+    """Decode what holds numbers: text elsewhere stays text, as the norm's name `inf` or a data set called `nan`."""
+    return decode_numbers(value) if name in _NUMBERS else value
 
 
 def differences(claim: Claim, row: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from vaerdict.checker.facts import Facts
 from vaerdict.checker.layers import Layer, Unknown
 from vaerdict.checker.model import Model
 from vaerdict.checker.values import apply_layer, sigmoid
@@ -24,10 +25,15 @@ class Forward:
     model: Model
 
     def __post_init__(self) -> None:
-        if not self.model.is_plain:
+        if self.model.facts is None:
             raise Unknown("how the model uses its layers is not known here")
         self._layers("mean")
         self._layers("decoder")
+
+    @property
+    def _facts(self) -> Facts:
+        assert self.model.facts is not None
+        return self.model.facts
 
     def _layers(self, role: str) -> Sequence[Layer]:
         found = self.model.maps[role]
@@ -43,24 +49,23 @@ class Forward:
     def posterior(self, image: np.ndarray) -> tuple[Float64[np.ndarray, " latent"], Float64[np.ndarray, " latent"]]:
         """Give mean and standard deviations of one image `[C, H, W]`: the encoder's output is their parts, in a row."""
         output = self._run("mean", image.astype(np.float64)[None])[0]
-        channels = self.model.printed.facts["latent_shape"][0]
+        channels = self._facts.latent_shape[0]
         mean, spread = output[:channels].ravel(), output[channels:].ravel()
         return mean, np.broadcast_to(self._std(spread), mean.shape)
 
     def _std(self, spread: np.ndarray) -> np.ndarray:
-        facts = self.model.printed.facts
         rules = {
-            "constant": lambda: np.array([facts["std"]]),
-            "bounded": lambda: facts["std"] * sigmoid(spread),
+            "constant": lambda: np.array([self._facts.std]),
+            "bounded": lambda: self._facts.std * sigmoid(spread),
             "std": lambda: spread,
             "variance": lambda: np.sqrt(spread),
             "log_variance": lambda: np.exp(spread / 2),
         }
-        return rules[facts["spread"]]()
+        return rules[self._facts.spread]()
 
     def decode(self, latents: Float64[np.ndarray, "batch latent"]) -> Float64[np.ndarray, "batch pixels"]:
         """Give the mean reconstructions."""
-        latents = latents.reshape(len(latents), *self.model.printed.facts["latent_shape"])
+        latents = latents.reshape(len(latents), *self._facts.latent_shape)
         return self._run("decoder", latents).reshape(len(latents), -1)
 
     def distances(

@@ -49,12 +49,13 @@ class Printed:
     layers: tuple[tuple[str, str], ...]
     containers: dict[str, str]
 
-    def in_a_row(self, part: str) -> list[str] | None:
-        """Give the texts of a part's layers where they are called one after the other, None where that is not said."""
+    def in_a_row(self, part: str) -> list[tuple[str, str]] | None:
+        """Give a part's layers `(path, text)` where they are called one after the other, None where it is not said."""
         inner = [kind for path, kind in self.containers.items() if f"{path}.".startswith(f"{part}.")]
         if any(kind != "Sequential" for kind in inner):
             return None
-        return [text for path, text in self.layers if f"{path}.".startswith(f"{part}.")]
+        held = [(path, text) for path, text in self.layers if f"{path}.".startswith(f"{part}.")]
+        return [(path, text) for path, text in held if text != "Sequential()"]
 
 
 _LINE = re.compile(r"^((?:  )+)\(([^()]+)\): (.*)$")

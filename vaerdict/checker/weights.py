@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ _TORCH = {
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+
+_BYTES = {name: 1 if name == "BOOL" else int(name.strip("BFIU")) // 8 for name in _TORCH}
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,27 @@ def read_weights(path: Path) -> dict[str, Stored]:
     try:
         header = json.loads(content[8 : 8 + length])
         data = content[8 + length :]
-        return {
+        held = {
             name: Stored(facts["dtype"], tuple(facts["shape"]), data[slice(*facts["data_offsets"])])
             for name, facts in header.items()
             if name != "__metadata__"
         }
+        # A tensor of another length could pass for several in the fingerprint.
+        if any(len(one.content) != math.prod(one.shape) * _BYTES[one.dtype] for one in held.values()):
+            raise ValueError("a tensor has another length than its shape says")
+        return held
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"expected a safetensors file, got {path}: {error}") from None
+
+
+def tensors_of(weights: dict[str, Stored], path: str) -> dict[str, Stored]:
+    """Give the tensors of the layer at a path, by their names in it.
+
+    >>> tensors_of({"a.weight": Stored("F32", (), b""), "ab.bias": Stored("F32", (), b"")}, "a").keys()
+    dict_keys(['weight'])
+    """
+    start = f"{path}."
+    return {name.removeprefix(start): one for name, one in weights.items() if name.startswith(start)}
 
 
 def fingerprint(printed: str, weights: dict[str, Stored]) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 from flint import arb
 
 from vaerdict.checker.balls import tail_of_binomial
-from vaerdict.checker.claims import decode_numbers
 from vaerdict.checker.forward import Forward
 from vaerdict.checker.layers import Unknown
-from vaerdict.checker.model import TOLERANCE, Model
+from vaerdict.checker.maps import TOLERANCE
+from vaerdict.checker.model import Model
 from vaerdict.checker.notes import Notes
 from vaerdict.results import array_sha256
 
@@ -79,7 +79,7 @@ def _check_range(notes: Notes, adversarial: np.ndarray, model: Model | None) -> 
     if model is None:
         notes.state("the range of a witness's pixels")
         return
-    low, high = decode_numbers(model.network["input_range"])
+    low, high = model.input_range
     if adversarial.min() < low or adversarial.max() > high:
         notes.fail(f"the witness has pixels outside [{low:g}, {high:g}]")
 

@@ -147,7 +147,7 @@ class GaussianVAE(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the facts that the weights do not hold: they are part of the model's fingerprint."""
-        names = ("name", "spread", "std", "latent_shape", "input_range")
+        names = ("name", "spread", "std", "input_shape", "latent_shape", "input_range", "returns_pair")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
