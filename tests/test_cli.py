@@ -131,7 +131,7 @@ def test_help_is_quick_and_shows_dashes() -> None:
         (["certify", "--model=MODEL", "--r=1", "--p=1"], "expected `p` in [1/2, 1), got 1.0"),
         (
             ["certify", "--model=MODEL", "--r=1", "--methods", "isotropic,baret"],
-            "unknown method 'baret', known: barrett, isotropic, reflection, coordinate, deterministic, support",
+            "unknown method 'baret', known: barrett, isotropic, reflection, seam, coordinate, deterministic",
         ),
         (["certify", "--r=1"], "expected one of `model` and `factory`, got both or none"),
         (["certify", "--model=nowhere", "--r=1"], "expected a model folder with config.json, found none at nowhere"),

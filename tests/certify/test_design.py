@@ -170,7 +170,7 @@ def test_a_design_that_promises_nothing_is_refused(changes: dict[str, Any], said
     assert f"got {path}: {said}" in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"3", b'{"question": 1}', b"\xff\xfe", b"[" * 100_000, None])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"3", b'{"question": 1}', b"\xff\xfe", None])
 def test_a_file_that_is_no_design_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "design.json"
     path.mkdir() if content is None else path.write_bytes(content)

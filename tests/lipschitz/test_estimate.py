@@ -107,9 +107,11 @@ def test_is_below_the_bound_and_shown_by_its_inputs(seed: int, size: float, norm
 
 def test_uses_the_weights_as_they_show() -> None:
     """A float64 copy of the free weights would have norm 1, not that of the float32 matrix."""
-    layer = lipschitz_linear(8, 1)
+    layers = [lipschitz_linear(8, 1) for _ in range(50)]
+    layer, truth = max(
+        ((one, operator_norm(one.weight.detach(), 2)) for one in layers), key=lambda pair: abs(pair[1] - 1)
+    )
     nn.init.zeros_(layer.bias)
-    truth = operator_norm(layer.weight.detach(), 2)
     assert abs(truth - 1) > 1e-8
     assert float(estimate_lipschitz(layer, torch.randn(8, 8))) == pytest.approx(truth, abs=2e-9)
 
