@@ -16,6 +16,7 @@ from vaerdict.certify import ModelBounds, certify, choose_methods, margin_isotro
 from vaerdict.certify import run as run_module
 from vaerdict.certify.methods import METHODS
 from vaerdict.certify.propagation import unavailable
+from vaerdict.certify.rounding import measure_rounding
 from vaerdict.certify.statistics import split_confidence
 from vaerdict.lipschitz import MaxMin, NoSoundBound, lipschitz_linear
 from vaerdict.models import GaussianVAE, wrap
@@ -336,3 +337,26 @@ def test_proved_rows_rest_on_no_backend() -> None:
     rows = certify(vae, images(1, 6), r=2.0, options=options)
     assert not any(row.strength == "proved" for row in rows if row.status == "ok")
     assert {row.method for row in rows if row.status == "ok"} >= {"shift_moving", "support"}
+
+
+class _Uneven(GaussianVAE):
+    """Its coordinates share one standard deviation but for a little."""
+
+    def encode(self, images: torch.Tensor) -> Posterior:
+        posterior = super().encode(images)
+        return Posterior(posterior.mean, posterior.std * torch.tensor([1.0, 1.0 + 5e-5]))
+
+
+def test_a_shared_spread_that_is_not_quite_shared_is_refused() -> None:
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    decoder = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 1, 6)))
+    facts = {"input_shape": (1, 1, 6), "latent_shape": (2,), "spread": "bounded", "std": 0.1}
+    vae = _Uneven(encoder, decoder, name="uneven", **facts)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one standard deviation for all coordinates"):
+        certify(vae, images(1, 6), r=1.0, options=CertifyOptions(methods=("isotropic",)))
+
+
+def test_norms_that_are_not_finite_have_no_bound_on_rounding() -> None:
+    rounding = measure_rounding(nn.Linear(2, 2), torch.zeros(1, 2))
+    found = rounding.at(torch.tensor([0.0, 1.0, 1e101, math.inf, math.nan], dtype=torch.float64))
+    assert torch.isfinite(found).tolist() == [True, True, False, False, False]

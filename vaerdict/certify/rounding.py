@@ -16,8 +16,12 @@ _RATIO = 1.1
 """Bounds are made for radii that are powers of this, once each: an image's bound does not depend on its batch."""
 
 
+_LARGEST = 1e100
+"""Norms above this have no bound."""
+
+
 def _power(norms: Float64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
-    return (norms.clamp(min=1e-6).log() / math.log(_RATIO)).ceil().add(1).long()
+    return (norms.nan_to_num(_LARGEST).clamp(1e-6, _LARGEST).log() / math.log(_RATIO)).ceil().add(1).long()
 
 
 def rounded_up(norms: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:
@@ -55,7 +59,8 @@ class Rounding:
             return torch.zeros_like(norms)
         powers = _power(norms)
         bounds = {power: self._bound(power) for power in powers.unique().tolist()}
-        return norms.new_tensor([bounds[power] for power in powers.tolist()])
+        found = norms.new_tensor([bounds[power] for power in powers.tolist()])
+        return torch.where(norms <= _LARGEST, found, math.inf)  # also where a norm is not finite
 
     @cached_property
     def in_float64(self) -> "Rounding":

@@ -14,6 +14,7 @@ from vaerdict.certify.probability import isotropic_probability
 from vaerdict.certify.quadratic import CentralTable
 from vaerdict.certify.reach import Change
 from vaerdict.certify.reflection import coordinate_probability, reflection_probability, solve_reflection
+from vaerdict.options import require
 
 Spread = Float64[Tensor, "batch latent"]
 Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64[Tensor, " batch"]]
@@ -71,6 +72,7 @@ def _isotropic_bound(clean: Spread, moved: Spread) -> Bound:
 
 
 def _isotropic(batch: Batch) -> Margins:
+    require(bool((batch.std == batch.std[:, :1]).all()), "one standard deviation for all coordinates", "several")
     if batch.model.vae.std_map is None:
         return _with_constant_spread(batch, _isotropic_bound)
     moved, clean = batch.proved_movement, clean_spread(batch)
