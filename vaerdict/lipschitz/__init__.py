@@ -2,8 +2,9 @@
 
 from vaerdict.lipschitz.bounds import Factor, LipschitzBound, bound_lipschitz
 from vaerdict.lipschitz.chains.chain import dense_chain
+from vaerdict.lipschitz.chains.changes import bound_local_changes
 from vaerdict.lipschitz.chains.coordinates import bound_blocks, bound_coordinates
-from vaerdict.lipschitz.chains.local import bound_local_changes, bound_local_lipschitz
+from vaerdict.lipschitz.chains.local import bound_local_lipschitz
 from vaerdict.lipschitz.chains.multipliers import bound_product, bound_slope_restricted
 from vaerdict.lipschitz.estimate import LipschitzEstimate, estimate_lipschitz
 from vaerdict.lipschitz.floats import round_up

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,10 +36,13 @@ class Affine:
         """A bound on the Frobenius norm of both weights."""
         return _SLACK * frobenius(self.weight) + self.weight_error
 
+    def to(self, device: torch.device) -> "Affine":
+        """Move the matrices to a device."""
+        return Affine(self.weight.to(device), self.bias.to(device), self.weight_error, self.bias_error)
+
     def bound_norm(self) -> float:
         """Bound the spectral norm of the meant weight.
 
-        >>> import torch
         >>> abs(Affine(torch.eye(2).double(), torch.zeros(2).double()).bound_norm() - 1) < 1e-9
         True
         """

@@ -7,6 +7,8 @@ the sum and the difference of each pair as coordinates it is the identity and th
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from vaerdict.lipschitz.chains.affine import Affine
 from vaerdict.lipschitz.chains.linear import LARGEST, linear_part, moves_values
-from vaerdict.lipschitz.chains.slopes import SLOPE_RULES, slope_interval, two_slopes
+from vaerdict.lipschitz.chains.slopes import SLOPE_RULES, chord_interval, slope_interval, two_slopes, two_slopes_from
 from vaerdict.lipschitz.graph.nodes import Graph, NoSoundBound, first_features, kind_of, layers_in_a_row
 from vaerdict.lipschitz.layers.activations import GroupSort, MaxMin
 
@@ -29,11 +31,13 @@ class Activation:
         path: where it stands, for messages.
         apply: its values.
         slopes: bounds on its slopes between any two points of `[low, high]`, batched.
+        chords: bounds on its slopes from a point of the first interval to one of `[low, high]`, batched.
     """
 
     path: str
     apply: Callable[[Tensor], Tensor]
     slopes: Callable[[Tensor, Tensor], _Ends]
+    chords: Callable[[_Ends, Tensor, Tensor], _Ends]
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ class _Writer:
         if kind in SLOPE_RULES:
             slope_interval(layer, torch.zeros(1), torch.zeros(1))  # refuses options without a proof
             apply = lambda values: layer(values.clone())  # noqa: E731 (the layer may work in place)
-            self._activate(Activation(path, apply, lambda low, high: slope_interval(layer, low, high)))
+            slopes, chords = partial(slope_interval, layer), partial(chord_interval, layer)
+            self._activate(Activation(path, apply, slopes, chords))
         elif kind is MaxMin or (isinstance(layer, GroupSort) and kind is GroupSort and layer.group == 2):
             self._max_min(path, layer)
         elif moves_values(layer):
@@ -157,7 +162,9 @@ class _Writer:
         self._append(_plain(fold), self.shape)
         differences = torch.zeros(len(fold), dtype=torch.bool)
         differences[second] = True
-        self._activate(Activation(path, _absolute(differences), _absolute_slopes(differences)))
+        slopes = _folded(differences, lambda low, high: two_slopes(low, high, -1.0))
+        chords = _folded(differences, lambda near, low, high: two_slopes_from(near, low, high, -1.0))
+        self._activate(Activation(path, _absolute(differences), slopes, chords))
         self._append(_plain(fold / 2), self.shape)
 
 
@@ -176,10 +183,12 @@ def _absolute(differences: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda values: torch.where(differences.to(values.device), values.abs(), values)
 
 
-def _absolute_slopes(differences: Tensor) -> Callable[[Tensor, Tensor], _Ends]:
-    def slopes(low: Tensor, high: Tensor) -> _Ends:
-        least, greatest = two_slopes(low, high, -1.0)
-        folded = differences.to(low.device)
+def _folded(differences: Tensor, rule: Callable[..., _Ends]) -> Callable[..., _Ends]:
+    """Apply a rule for absolute values to the differences; the slopes of the sums are 1."""
+
+    def slopes(*ends: Any) -> _Ends:
+        least, greatest = rule(*ends)
+        folded = differences.to(least.device)
         return torch.where(folded, least, 1.0), torch.where(folded, greatest, 1.0)
 
     return slopes

@@ -26,8 +26,17 @@ _Shapes = Float[Tensor, "batch n n"]
 _Rows = Float[Tensor, "batch n"]
 
 
-def bound_activation(shapes: _Shapes, low: _Rows, high: _Rows) -> _Shapes:
+def bound_activation(
+    shapes: _Shapes, low: _Rows, high: _Rows, shares: _Rows | None = None, gaps: Float[Tensor, "batch 1"] | None = None
+) -> _Shapes:
     """Hold the changes after activations whose neurons have their slopes in `[low, high]`.
+
+    Args:
+        shapes: of the changes before.
+        low: least slopes.
+        high: greatest slopes.
+        shares: what `propose_multipliers` gives; used where it leads to a proof, else the shape of least trace is.
+        gaps: the same.
 
     >>> shape = torch.eye(2).double()[None]
     >>> bound_activation(shape, *[torch.tensor([[3.0, 0.0]]).double()] * 2).diagonal(dim1=1, dim2=2).round(decimals=6)
@@ -36,11 +45,22 @@ def bound_activation(shapes: _Shapes, low: _Rows, high: _Rows) -> _Shapes:
     c = 0.5 * low + 0.5 * high
     width = torch.maximum(high - c, c - low)
     r = torch.where(low == high, 0.0, torch.nextafter(width, torch.full_like(width, torch.inf)))
+    if shares is None or gaps is None:
+        return _least_trace(shapes, c, r)
+    proposed = _enclose(shapes, c, r, _scaled(shapes, r * (-0.5 * shares).exp(), gaps.exp()))
+    proved = torch.isfinite(proposed).flatten(1).all(1)[:, None, None]
+    return proposed if proved.all() else torch.where(proved, proposed, _least_trace(shapes, c, r))
+
+
+def _least_trace(shapes: _Shapes, c: _Rows, r: _Rows) -> _Shapes:
+    """Try closed forms: multipliers that are best for equal neurons, and some around them."""
     steepest = (c.abs() + r).amax(1) * _SLACK
     trace = shapes.diagonal(dim1=1, dim2=2).sum(1) * _SLACK
     best = torch.diag_embed((steepest**2 * trace * _SLACK)[:, None].expand_as(c))  # |v|^2 <= trace V
+    equal = torch.where(r > 0, (r / (r + c.abs())).sqrt(), 0.0)
+    relative = (c.abs().amax(1, True) / r.amax(1, True).clamp(min=1e-300)).clamp(1e-3, 1e12)
     for gap in _GAPS:
-        candidate = _enclose(shapes, c, r, _propose(shapes, c, r, gap))
+        candidate = _enclose(shapes, c, r, _scaled(shapes, equal, gap * relative))
         smaller = candidate.diagonal(dim1=1, dim2=2).sum(1) < best.diagonal(dim1=1, dim2=2).sum(1)  # NaN is not
         best = torch.where(smaller[:, None, None], candidate, best)
     return best
@@ -58,16 +78,14 @@ def bound_last_activation(shapes: _Shapes, low: _Rows, high: _Rows) -> _Shapes:
     return held + torch.diag_embed((8 * UNIT * _size(held) + 1e-290)[:, None].expand_as(low))
 
 
-def _propose(shapes: _Shapes, c: _Rows, r: _Rows, gap: float) -> _Rows:
-    """Give `t` with `|t V t|` near `1 / (1 + gap |c| / r)`; only how tight the result is depends on it."""
-    share = torch.where(r > 0, (r / (r + c.abs())).sqrt(), 0.0)
+def _scaled(shapes: _Shapes, share: _Rows, gap: Float[Tensor, "batch 1"]) -> _Rows:
+    """Give multiples `t` of `share` with `|t V t|` near `1 / (1 + gap)`; only how tight the result is depends on it."""
     vector = share.clone()
     for _ in range(30):
         image = share * torch.einsum("bij,bj->bi", shapes, share * vector)
         vector = image / image.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    reach = 1.05 * (share * torch.einsum("bij,bj->bi", shapes, share * vector)).norm(dim=1)
-    relative = (c.abs().amax(1) / r.amax(1).clamp(min=1e-300)).clamp(1e-3, 1e12)
-    return share * (reach * (1.0 + gap * relative)).clamp(min=1e-200).rsqrt()[:, None]
+    reach = 1.05 * (share * torch.einsum("bij,bj->bi", shapes, share * vector)).norm(dim=1, keepdim=True)
+    return share * (reach * (1.0 + gap)).clamp(min=1e-200).rsqrt()
 
 
 def _enclose(shapes: _Shapes, c: _Rows, r: _Rows, t: _Rows) -> _Shapes:

@@ -60,7 +60,8 @@ def bound_slope_restricted(chain: Chain, slopes: Sequence[_Ends] | None = None, 
     if product == 0.0 or not math.isfinite(product):
         return product
     try:
-        proved = problem.bound(*propose_multipliers(problem.weights, problem.middles, problem.radii, steps))
+        proposal = propose_multipliers(problem.weights, problem.middles, problem.radii, steps)
+        proved = problem.bound(proposal.multipliers, math.sqrt(max(float(proposal.squared), 0.0)))
     except (ValueError, OverflowError, torch.linalg.LinAlgError):  # no multipliers, or no proof: the product stands
         proved = math.inf
     return min(product, proved)

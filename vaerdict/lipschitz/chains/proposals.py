@@ -13,6 +13,8 @@ NeurIPS 2024), extended to any slopes.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -20,90 +22,123 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_RATE = 0.05
 _STARTS = (1.0, 0.3, 0.0)  # shares of the gap between the closed form's and none
 _NEAREST = math.log(1e-5)  # to the edge of `diag(s) > r V r`
 
 
 class _Largest(torch.autograd.Function):
-    """The largest eigenvalue, differentiated through one of its eigenvectors."""
+    """The largest eigenvalues, differentiated through one of the eigenvectors each."""
 
     @staticmethod
     def forward(context: Any, matrix: Tensor) -> Tensor:
         values, vectors = _eigenvectors(matrix)
-        context.save_for_backward(vectors[:, -1])
-        return values[-1]
+        context.save_for_backward(vectors[..., -1])
+        return values[..., -1]
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         (vector,) = context.saved_tensors
-        return gradients[0] * torch.outer(vector, vector)
+        return gradients[0][..., None, None] * vector[..., :, None] * vector[..., None, :]
 
 
 def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Give NaN for problems that are not finite: the others shall not fail with them."""
+    finite = torch.isfinite(matrix).all(-1).all(-1)[..., None]
+    safe = torch.where(finite[..., None], matrix, 0.0)
     try:
-        return torch.linalg.eigh(matrix)
+        values, vectors = torch.linalg.eigh(safe)
     except torch.linalg.LinAlgError:  # seen with many eigenvalues equal; another LAPACK may succeed
-        values, vectors = np.linalg.eigh(matrix.numpy())
-        return torch.from_numpy(values), torch.from_numpy(vectors)
+        values, vectors = (torch.from_numpy(one).to(matrix) for one in np.linalg.eigh(safe.cpu().numpy()))
+    return torch.where(finite, values, torch.nan), vectors
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """Multipliers, and what they promise in exact arithmetic; `...` are problems solved at once.
+
+    Attributes:
+        multipliers: `s` of each activation, 0 where its `r` is 0.
+        shares: logarithms of `s`, but for one number per activation.
+        gaps: logarithms of `s / least s - 1`, one per activation.
+        squared: the squares of the Lipschitz constants, infinite where no multipliers are found.
+    """
+
+    multipliers: list[Float[Tensor, "... _"]]
+    shares: list[Float[Tensor, "... _"]]
+    gaps: list[Float[Tensor, "... 1"]]
+    squared: Float[Tensor, "..."]
+
+    def or_better(self, other: "Proposal") -> "Proposal":
+        """Take of each problem what promises the smaller constant."""
+        smaller = (other.squared < self.squared)[..., None]
+
+        def chosen(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
+            return [torch.where(smaller, their, our).detach() for our, their in zip(ours, theirs, strict=True)]
+
+        return Proposal(
+            chosen(self.multipliers, other.multipliers),
+            chosen(self.shares, other.shares),
+            chosen(self.gaps, other.gaps),
+            torch.minimum(self.squared, other.squared).detach(),
+        )
+
+
+@torch.inference_mode(mode=False)
 @torch.enable_grad()
 def propose_multipliers(
-    weights: Sequence[Float[Tensor, "_ _"]],
-    middles: Sequence[Float[Tensor, " _"]],
-    radii: Sequence[Float[Tensor, " _"]],
+    weights: Sequence[Float[Tensor, "... _ _"]],
+    middles: Sequence[Float[Tensor, "... _"]],
+    radii: Sequence[Float[Tensor, "... _"]],
     steps: int,
-) -> tuple[list[Float[Tensor, " _"]], float]:
-    """Give `s` for every activation, and the Lipschitz constant that they promise in exact arithmetic.
+    rate: float = 0.05,
+) -> Proposal:
+    """Give `s` for every activation, and the Lipschitz constants that they promise.
 
     Args:
         weights: of the affine maps, one more than activations, not all zero.
-        middles: `c` of each activation.
-        radii: `r` of each activation; `s` is 0 where it is 0.
-        steps: of gradient descent (Adam) on the logarithm of the constant; 0 gives the closed form.
+        middles: `c` of each activation; leading axes are problems of their own.
+        radii: `r` of each activation.
+        steps: of gradient descent (Adam) on the logarithm of the constants; 0 gives the closed form.
+        rate: of the first step; it falls to almost 0.
 
     >>> weights, half = [torch.eye(2).double()] * 2, [torch.full((2,), 0.5).double()]
-    >>> round(propose_multipliers(weights, half, half, 0)[1], 4)
+    >>> round(float(propose_multipliers(weights, half, half, 0).squared), 4)
     1.0
     """
-    first = weights[0] @ weights[0].T
+    weights, middles, radii = ([one.clone() for one in some] for some in (weights, middles, radii))  # of any mode
+    first = weights[0] @ weights[0].mT
     last = torch.linalg.qr(weights[-1], mode="r").R  # as good as the matrix itself, and no larger than its rows allow
     inner = [*weights[1:-1], last] if len(weights) > 1 else []
-    shares = [torch.zeros_like(r, requires_grad=True) for r in radii]
-    starts = [_gaps(middles, radii, factor) for factor in _STARTS]
-    with torch.no_grad():
-        gaps = min(
-            starts, key=lambda some: float(_Largest.apply(_recursion(first, inner, middles, radii, shares, some)[1]))
-        )
-    gaps = [gap.requires_grad_() for gap in gaps]
-    optimiser = torch.optim.Adam([*shares, *gaps], lr=_RATE) if radii else None
-    best: tuple[list[Tensor], float] = ([], math.inf)
-    for step in range(steps + 1):
-        found, ellipsoid = _recursion(first, inner, middles, radii, shares, gaps)
-        squared = _Largest.apply(ellipsoid)
-        if float(squared.detach()) < best[1]:
-            best = ([s.detach() for s in found], float(squared.detach()))
-        if optimiser is None or step == steps or not squared.requires_grad:
+    carry = partial(_recursion, first, inner, middles, radii)
+    equal = [torch.zeros_like(r) for r in radii]
+    best = reduce(Proposal.or_better, [carry(equal, _gaps(middles, radii, factor)) for factor in _STARTS])
+    shares, gaps = ([one.clone().requires_grad_() for one in some] for some in (best.shares, best.gaps))
+    if not radii:
+        return best
+    optimiser = torch.optim.Adam([*shares, *gaps], lr=rate)
+    for step in range(steps):
+        tried = carry(shares, gaps)
+        if not tried.squared.requires_grad:
             break
-        optimiser.param_groups[0]["lr"] = _RATE * (1.0 - step / steps) + 1e-4
+        best = best.or_better(tried)
+        optimiser.param_groups[0]["lr"] = rate * (1.0 - step / steps) + 1e-4
         optimiser.zero_grad()
-        squared.log().backward()
+        tried.squared.clamp(min=1e-300).log().sum().backward()
+        for one in (*shares, *gaps):
+            if one.grad is not None:
+                one.grad.nan_to_num_(0.0, 0.0, 0.0)  # of a problem without multipliers
         optimiser.step()
         for gap in gaps:
             gap.data.clamp_(min=_NEAREST)
-    return best[0], math.sqrt(max(best[1], 0.0))
+    return best.or_better(carry(shares, gaps))
 
 
 def _gaps(middles: Sequence[Tensor], radii: Sequence[Tensor], factor: float) -> list[Tensor]:
     """Give logarithms of `s / |r V r| - 1`; for equal neurons `|c| / r` would be best, that is factor 1."""
-    ratios = [float(c.abs().max() / r.max().clamp(min=1e-300)) for c, r in zip(middles, radii, strict=True)]
-    return [
-        torch.tensor(min(max(math.log(factor * ratio), _NEAREST), -2 * _NEAREST), dtype=torch.float64)
-        if factor * ratio > 0
-        else torch.tensor(_NEAREST, dtype=torch.float64)
-        for ratio in ratios
+    largest = [
+        (c.abs().amax(-1, True), r.amax(-1, True).clamp(min=1e-300)) for c, r in zip(middles, radii, strict=True)
     ]
+    return [(factor * c / r).log().clamp(_NEAREST, -2 * _NEAREST) for c, r in largest]
 
 
 def _recursion(
@@ -113,26 +148,30 @@ def _recursion(
     radii: Sequence[Tensor],
     shares: Sequence[Tensor],
     gaps: Sequence[Tensor],
-) -> tuple[list[Tensor], Tensor]:
-    """Carry an ellipsoid through the chain; `s` is `exp(share)`, scaled so that it fits with a gap to spare."""
+) -> Proposal:
+    """Carry ellipsoids through the chain; `s` is `exp(share)`, scaled so that it fits with a gap to spare."""
     found = []
     for weight, c, r, share, gap in zip(weights, middles, radii, shares, gaps, strict=True):
-        active = torch.nonzero(r).flatten()
+        active = torch.nonzero((r > 0).reshape(-1, r.shape[-1]).any(0)).flatten()  # in any of the problems
+        ellipsoid = ellipsoid.expand(*r.shape, r.shape[-1])
         outputs = _sandwich(c, ellipsoid)
         s = torch.zeros_like(r)
         if len(active):
-            rows, wide = ellipsoid[active], share[active].exp()
-            reach = rows[:, active]
-            tightest = _Largest.apply(_sandwich(r[active] / wide.sqrt(), reach))
-            s = s.index_put((active,), wide * tightest * (1.0 + gap.exp()))
-            scaled = r[active] / s[active].sqrt()
-            root = torch.linalg.cholesky(torch.eye(len(active), dtype=s.dtype) - _sandwich(scaled, reach))
-            gain = torch.linalg.solve_triangular(root, scaled[:, None] * rows * c, upper=False)
-            outputs = outputs + torch.diag(s) + gain.T @ gain
-        ellipsoid = weight @ outputs @ weight.T
+            rows, wide, narrow = ellipsoid[..., active, :], share[..., active].exp(), r[..., active]
+            reach = rows[..., active]
+            tightest = _Largest.apply(_sandwich(narrow / wide.sqrt(), reach)).clamp(min=1e-300)
+            some = wide * (tightest[..., None] * (1.0 + gap.exp()))
+            s = s.index_copy(-1, active, torch.where(narrow > 0, some, 0.0))
+            scaled = narrow / some.sqrt()
+            identity = torch.eye(len(active), dtype=s.dtype, device=s.device)
+            root, failed = torch.linalg.cholesky_ex(identity - _sandwich(scaled, reach))
+            root = torch.where((failed == 0)[..., None, None], root, torch.nan)
+            gain = torch.linalg.solve_triangular(root, scaled[..., None] * rows * c[..., None, :], upper=False)
+            outputs = outputs + torch.diag_embed(s) + gain.mT @ gain
+        ellipsoid = weight @ outputs @ weight.mT
         found.append(s)
-    return found, ellipsoid
+    return Proposal(found, list(shares), list(gaps), _Largest.apply(ellipsoid).nan_to_num(torch.inf, torch.inf))
 
 
 def _sandwich(diagonal: Tensor, matrix: Tensor) -> Tensor:
-    return diagonal[:, None] * matrix * diagonal
+    return diagonal[..., :, None] * matrix * diagonal[..., None, :]

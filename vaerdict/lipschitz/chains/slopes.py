@@ -43,12 +43,64 @@ def slope_interval(
     return SLOPE_RULES[type(layer)](layer, low.double(), high.double())
 
 
+def chord_interval(
+    layer: nn.Module,
+    nearest: tuple[Float[Tensor, "*neurons"], Float[Tensor, "*neurons"]],
+    low: Float[Tensor, "*neurons"],
+    high: Float[Tensor, "*neurons"],
+) -> tuple[Float[Tensor, "*neurons"], Float[Tensor, "*neurons"]]:
+    """Bound the slopes of an elementwise activation from a point of `nearest` to any of `[low, high]`, in float64.
+
+    Narrower than `slope_interval` where the activation has two slopes: a chord from far above 0 to little below it is
+    nearly as steep as above.
+
+    >>> ends = torch.tensor([-1.0]).double(), torch.tensor([5.0]).double()
+    >>> chord_interval(nn.ReLU(), (torch.tensor([3.0]).double(),) * 2, *ends)
+    (tensor([0.7500], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+    if type(layer) is nn.ReLU:
+        return two_slopes_from(nearest, low, high, 0.0)
+    if type(layer) is nn.LeakyReLU:
+        return two_slopes_from(nearest, low, high, _finite(layer.negative_slope))
+    return slope_interval(layer, low, high)
+
+
 def two_slopes(low: Tensor, high: Tensor, negative: float) -> _Interval:
     """Bound the slopes of a function that has slope `negative` below 0 and 1 above it."""
     one = torch.ones_like(low)  # two numbers would make float32
     at_low = torch.where(low >= 0, one, negative)
     at_high = torch.where(high <= 0, negative, one)
     return torch.minimum(at_low, at_high), torch.maximum(at_low, at_high)
+
+
+def two_slopes_from(nearest: _Interval, low: Tensor, high: Tensor, negative: float) -> _Interval:
+    """Bound the slopes of the same function's chords from a point of `nearest` to one of `[low, high]`.
+
+    From `c > 0` to `y < 0` the slope is `s + (1 - s) negative` with `s = c / (c - y)`, from `c < 0` to `y > 0` it is
+    `s negative + (1 - s)`. It is farthest from the slope at `c` where `s` is least: at the farthest `y`, from the `c`
+    that is nearest to 0.
+    """
+    anywhere = two_slopes(low, high, negative)
+    one, other = torch.ones_like(low), torch.full_like(low, negative)
+    above = _share(nearest[0], -low)
+    below = _share(-nearest[1], high)
+    from_right = one, torch.lerp(other, one, above)
+    from_left = other, torch.lerp(one, other, below)
+    slack = _ROUNDING * (1.0 + abs(negative))
+    ends = [
+        torch.where(nearest[0] > 0, right, torch.where(nearest[1] < 0, left, end))
+        for right, left, end in zip(_sorted(from_right), _sorted(from_left), anywhere, strict=True)
+    ]
+    return torch.maximum(ends[0] - slack, anywhere[0]), torch.minimum(ends[1] + slack, anywhere[1])
+
+
+def _share(near: Tensor, far: Tensor) -> Tensor:
+    """Give `near / (near + far)`, 1 where nothing is beyond 0; what is not above 0 is not used."""
+    return torch.where(far > 0, (near / (near + far)).nan_to_num(0.0), 1.0)
+
+
+def _sorted(pair: _Interval) -> _Interval:
+    return torch.minimum(*pair), torch.maximum(*pair)
 
 
 def _between(low: Tensor, high: Tensor, least: float, greatest: float) -> _Interval:

@@ -87,7 +87,7 @@ def bound_rounding(
     """
     if not 0 <= input_radius < math.inf:
         raise ValueError(f"expected `input_radius` >= 0, got {input_radius}")
-    _refuse_other_weights(module, dtype)
+    refuse_other_weights(module, dtype)
     graph = trace(module, input_shape or first_features(trace(module)))
     kinds = {kind_of(node.layer) for node in graph.nodes if node.layer is not None}
     convolves = not kinds.isdisjoint(_CONVOLUTIONS)
@@ -99,7 +99,8 @@ def bound_rounding(
     return RoundingBound(steps[-1].error, tuple(steps[1:]), _assumptions(kinds, dtype, device, arithmetic))
 
 
-def _refuse_other_weights(module: nn.Module, dtype: torch.dtype) -> None:
+def refuse_other_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Refuse weights that are not in the dtype, or are computed at every call."""
     for path, part in module.named_modules():
         if parametrize.is_parametrized(part):
             raise NoSoundBound(
