@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from vaerdict.cli import main
 from vaerdict.options import METHOD_NAMES
-from vaerdict.results import load
+from vaerdict.results import load, sandwich
 
 FACTORY = """
 from torch import nn
@@ -82,6 +82,42 @@ def test_from_training_to_report(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert "steps: 5" in attack.read_text()
 
 
+def test_smoothed_reconstructions_stand_beside_the_models_own(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    common = ["--model", str(model), "--limit", "2", "--r", "6", "--out", str(run)]
+    smoothed = ["--reconstruction", "smoothed", "--samples", "1000"]
+    for noise in ("0.25", "0.5"):
+        main(["certify", *common, *smoothed, "--noise-std", noise])
+    main(["certify", *common, *smoothed])
+    main(["certify", *common, "--methods", "isotropic"])
+    main(["attack", *common, "--samples=500"])
+    table = load(run / "results")
+    certified = table[(table["kind"] == "certificate") & (table["status"] == "ok")]
+    assert {tuple(row) for row in certified[["method", "reconstruction"]].drop_duplicates().to_numpy()} == {
+        ("center", "smoothed"), ("latent_center", "smoothed"), ("isotropic", "sampled")
+    }  # fmt: skip
+    noises = certified.groupby("method")["noise_std"].unique().map(sorted).to_dict()
+    assert noises["center"] == [0.25, 0.5]
+    assert noises["latent_center"] == [0.0]
+    assert certified.loc[certified["method"] == "isotropic", "noise_std"].isna().all()
+    assert (certified["margin"] > 0).all()
+    attacked = sandwich(table).set_index("certified_by")["attacked"]
+    assert attacked[["center", "latent_center"]].isna().all()
+    assert attacked[["isotropic"]].notna().all()
+    capsys.readouterr()
+    main(["check", str(run)])
+    assert " 0 failed" in capsys.readouterr().out
+    main(["report", str(run)])
+    text = " ".join((run / "report" / "report.html").read_text().split())
+    assert "L2 perturbations; reconstruction (smoothed, noise 0.25) within r = 6 pixel units." in text
+    assert "keeps the smoothed reconstruction within r" in text
+    assert "Attacks on the model itself are not held against this." in text
+    assert text.count("nothing is said of the model without the noise") == 1
+    assert "reconstruction (sampled) within r = 6 pixel units with probability above p = 0.5." in text
+
+
 def test_a_saved_configuration_does_the_same_again(model: Path, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     main(["certify", f"--model={model}", "--limit=2", "--r=2", "--methods=[isotropic]", f"--out={first}"])
@@ -128,6 +164,24 @@ def test_help_is_quick_and_shows_dashes() -> None:
         (["certify", "--model=MODEL", "--r-relative=-1"], "expected a finite `r-relative` > 0, got -1.0"),
         (["certify", "--model=MODEL"], "expected one of `r` and `r-relative`, got both or none"),
         (["certify", "--model=MODEL", "--r=1", "--p=0.4"], "expected `p` in [1/2, 1), got 0.4"),
+        (
+            ["certify", "--model=MODEL", "--r=1", "--noise-std=0.25"],
+            "expected `noise-std` only with smoothed `reconstruction`, got sampled",
+        ),
+        (
+            ["certify", "--model=MODEL", "--r=1", "--reconstruction=smoothed", "--noise-std=-1"],
+            "expected a finite `noise-std` >= 0, got -1.0",
+        ),
+        (
+            ["certify", "--model=MODEL", "--r=1", "--reconstruction=smoothed", "--noise-std=0.2", "--samples=5"],
+            "expected `samples` >= 14 to show a probability above 0.55",
+        ),
+        (["certify", "--model=MODEL", "--r=1", "--methods=shift", "--samples=9"], "expected `samples` >= 10 to show"),
+        (["certify", "--model=MODEL", "--r=1", "--methods=center"], "center does not apply to"),
+        (
+            ["attack", "--model=MODEL", "--r=1", "--reconstruction=smoothed"],
+            "expected `--reconstruction` as one of sampled, anchored, mean, got 'smoothed'",
+        ),
         (["certify", "--model=MODEL", "--r=1", "--p=1"], "expected `p` in [1/2, 1), got 1.0"),
         (
             ["certify", "--model=MODEL", "--r=1", "--methods", "isotropic,baret"],

@@ -89,7 +89,7 @@ def test_columns_have_their_types_even_when_empty(tmp_path: Path) -> None:
     path = write_part(tmp_path, [row()], "k")
     assert pq.read_schema(path).remove_metadata() == SCHEMA
     types = load(tmp_path).dtypes
-    for name in ("r", "r_relative", "p", "rho", "margin", "confidence", "damage", "time_s"):
+    for name in ("r", "r_relative", "p", "rho", "margin", "noise_std", "confidence", "damage", "time_s"):
         assert types[name] == np.float64
     for name in ("sample_id", "n_forward", "n_backward"):
         assert types[name] == np.int64
@@ -257,12 +257,60 @@ def test_several_models_and_samples_have_a_line_each() -> None:
         {"r": 2.0},
         {"p": 0.9},
         {"reconstruction": "anchored"},
+        {"noise_std": 0.0},
     ],
 )
 def test_answers_to_different_questions_are_not_compared(other: dict[str, Any]) -> None:
     table = frame([row(margin=5.0), attack(margin=1.0, **other)])
     assert len(sandwich(table)) == 2
     check_contradictions(table)
+
+
+SMOOTHED: dict[str, Any] = {"reconstruction": "smoothed", "strength": "statistical", "method": "center"}
+
+
+def test_a_smoothed_certificate_meets_no_attack_on_the_model_itself() -> None:
+    rows = [
+        row(margin=0.1),
+        row(margin=0.2, strength="numerical"),
+        row(**SMOOTHED, noise_std=0.25, margin=5.0),
+        row(**SMOOTHED, noise_std=0.5, margin=7.0),
+        row(**{**SMOOTHED, "method": "latent_center"}, noise_std=0.0, margin=6.0),
+        attack(margin=0.3),
+        attack(margin=0.4, reconstruction="mean"),
+    ]
+    for ordered in (rows, rows[::-1]):
+        table = frame(ordered)
+        check_contradictions(table)
+        lines = sandwich(table)
+        assert len(lines) == 6
+        both = lines[lines["ratio"].notna()]
+        assert both["certified"].tolist() == [0.2, 0.1]  # numerical, then proved
+        assert both["attacked"].tolist() == [0.3, 0.3]
+        smoothed = lines[lines["reconstruction"] == "smoothed"].sort_values("noise_std")
+        assert smoothed["noise_std"].tolist() == [0.0, 0.25, 0.5]
+        assert smoothed["certified"].tolist() == [6.0, 5.0, 7.0]
+        assert smoothed["attacked"].isna().all()
+
+
+def test_certificates_of_different_noise_are_different_answers() -> None:
+    several = [row(**SMOOTHED, noise_std=noise, seed=seed, margin=1.0) for noise in (0.25, 0.5) for seed in (1, 0)]
+    kept = one_per_question(frame([*several, row(seed=1, margin=1.0), row(seed=0, margin=1.0)]))
+    assert sorted(zip(kept["noise_std"].fillna(-1.0), kept["seed"], strict=True)) == [(-1.0, 0), (0.25, 0), (0.5, 0)]
+
+
+def test_a_part_from_before_there_was_smoothing_meets_a_new_one(tmp_path: Path) -> None:
+    old = pa.Table.from_pylist([{**attack(margin=1.0).__dict__}]).drop_columns(["noise_std"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    write_part(tmp_path, [row(margin=0.5), row(**SMOOTHED, noise_std=0.25, margin=9.0)], "new")
+    loaded = load(tmp_path)
+    assert loaded["noise_std"].dtype == np.float64
+    assert loaded["noise_std"].isna().sum() == 2
+    check_contradictions(loaded)
+    assert sandwich(loaded)["ratio"].dropna().tolist() == [0.5]
+    write_part(tmp_path, [row(margin=2.0)], "wrong")
+    with pytest.raises(Contradiction, match=r"^1 certificates are contradicted"):
+        check_contradictions(load(tmp_path))
 
 
 # --- contradictions ---

@@ -16,6 +16,7 @@ Family = Literal["lipschitz", "plain", "lipschitz_conv", "conv"]
 Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
+Certified = Literal[Reconstruction, "smoothed"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
 METHOD_NAMES = (
     "barrett",
@@ -28,6 +29,8 @@ METHOD_NAMES = (
     "shift",
     "shift_moving",
     "coupling",
+    "center",
+    "latent_center",
     "first_order",
 )
 
@@ -171,7 +174,9 @@ class CertifyOptions:
     Attributes:
         methods: Certificates and estimates, as barrett,isotropic; empty for all that apply.
         norm: Of the input change.
-        reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
+        reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means,
+            or two smoothed ones, each the centre of many reconstructions of an image and noise.
+        noise_std: Standard deviation of the noise on the pixels that smooths; 0 leaves the posterior's own noise.
         local: Use Lipschitz constants on balls, too, where they may help; seconds per image for wide layers.
         propagation: Use bound propagation by auto_LiRPA, too; its results are never called proved.
         samples: Monte-Carlo draws per image.
@@ -180,7 +185,8 @@ class CertifyOptions:
 
     methods: tuple[str, ...] = ()
     norm: Norm = "2"
-    reconstruction: Reconstruction = "sampled"
+    reconstruction: Certified = "sampled"
+    noise_std: float = 0.0
     local: bool = True
     propagation: bool = False
     samples: int = 2000
@@ -188,6 +194,10 @@ class CertifyOptions:
 
     def __post_init__(self) -> None:
         require_known("method", self.methods, METHOD_NAMES)
+        require_known("reconstruction", [self.reconstruction], get_args(Certified))
+        require(0 <= self.noise_std < math.inf, "a finite `noise-std` >= 0", self.noise_std)
+        bare = self.reconstruction != "smoothed"
+        require(not (bare and self.noise_std), "`noise-std` only with smoothed `reconstruction`", self.reconstruction)
         require(self.samples >= 1, "`samples` >= 1", self.samples)
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
 
@@ -219,6 +229,7 @@ class AttackOptions:
     confidence: float = 0.999
 
     def __post_init__(self) -> None:
+        require_known("reconstruction", [self.reconstruction], get_args(Reconstruction))
         require(self.margin or bool(self.radii), "a margin search or some `radii`", "neither")
         _require_positive(self, "radii")
         for name in ("steps", "restarts", "samples"):

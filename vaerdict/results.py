@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from vaerdict import __version__
 
-SCHEMA_VERSION = 2
-KEY = ("model_sha256", "sample_sha256", "norm", "r", "p", "reconstruction")
+SCHEMA_VERSION = 3
+KEY = ("model_sha256", "sample_sha256", "norm", "r", "p", "reconstruction", "noise_std")
 """The columns that must agree for a certificate and an attack to speak of the same margin."""
 
 
@@ -52,7 +52,9 @@ class Row:
     """Whether `rho` was given to an attack, rather than found."""
     margin: float | None = None
     """Certified, estimated or attacked margin; infinite for an attack that found nothing up to its largest radius."""
-    reconstruction: Literal["sampled", "anchored", "mean"] = "sampled"
+    reconstruction: Literal["sampled", "anchored", "mean", "smoothed"] = "sampled"
+    noise_std: float | None = None
+    """Standard deviation of the noise that smooths, in pixel units; none where the model itself is meant."""
     confidence: float | None = None
     seed: int | None = None
     status: Literal["ok", "unsupported", "error"] = "ok"
@@ -77,7 +79,9 @@ _TYPES = {
     "seed": pa.int64(),
     "n_forward": pa.int64(),
     "n_backward": pa.int64(),
-    **dict.fromkeys(("r", "r_relative", "p", "rho", "margin", "confidence", "damage", "time_s"), pa.float64()),
+    **dict.fromkeys(
+        ("r", "r_relative", "p", "rho", "margin", "noise_std", "confidence", "damage", "time_s"), pa.float64()
+    ),
 }
 SCHEMA = pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in fields(Row)])
 
@@ -90,7 +94,9 @@ def array_sha256(array: np.ndarray) -> str:
     """
     values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     header = f"{values.dtype.str} {array.shape}\n".encode()
-    return hashlib.sha256(header + values.tobytes()).hexdigest()
+    digest = hashlib.sha256(header)
+    digest.update(values.data)
+    return digest.hexdigest()
 
 
 def canonical_json(value: Any) -> str:

@@ -80,7 +80,7 @@ def certify_task(
     subject = _subject(source, data, question, run)
     image = subject.images.pixels[:1].to(subject.device)
     # What does not apply is refused here, before anything is written.
-    choose_methods(subject.vae, image, options)
+    choose_methods(subject.vae, image, options, subject.p)
     if options.propagation:
         print(_propagation_cost(ModelBounds(subject.vae, image, options), image))
     run_units(Path(run.out), certificate_units(subject, options), f"certify {subject.vae.name}")

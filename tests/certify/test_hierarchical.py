@@ -1,7 +1,11 @@
 """Two levels with proved constants: tight on the likelihood-ratio event, and never beaten by an attack."""
 
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +14,17 @@ from torch import Tensor, nn
 
 from vaerdict.certify import draws as draws_module
 from vaerdict.certify.hierarchical import HierarchicalVAE, bound_joint_shift, certify_hierarchical
+from vaerdict.certify.statistics import clopper_pearson_lower
 from vaerdict.lipschitz import LipschitzBound, NoSoundBound, bound_lipschitz
-from vaerdict.vae import Posterior
+from vaerdict.reports import summary
+from vaerdict.results import Contradiction, Row, array_sha256, check_contradictions, frame, load, sandwich, write_part
+from vaerdict.vae import Posterior, fingerprint
 
 PIXELS = 6
+
+
+def facts(row: Row) -> dict[str, Any]:
+    return dict(json.loads(row.constants))
 
 
 class TwoLevels(nn.Module):
@@ -119,8 +130,9 @@ def test_the_certified_margin_misses_the_true_one_by_the_statistics_only() -> No
     )
     truth = 1.2 / 2.5  # the ratio's limit 1.2 s over s per unit of distance
     assert result.reason == ""
-    assert result.shift == pytest.approx(2.5, rel=1e-6)
-    assert result.margin == pytest.approx(norm.ppf(result.clean) / result.shift, rel=1e-6)
+    told = facts(result)
+    assert told["shift"] == pytest.approx(2.5, rel=1e-6)
+    assert result.margin == pytest.approx(norm.ppf(told["clean"]) / told["shift"], rel=1e-6)
     assert 0.95 * truth < result.margin < truth
 
 
@@ -185,6 +197,46 @@ def test_no_attack_within_the_margin_wins(p: float) -> None:
     assert min(shares[-4:]) <= min(shares[:-4]) + 0.01  # the search is not worse than chance
 
 
+# --- rows ---
+
+
+def test_rows_say_what_was_asked_and_what_recomputes_them() -> None:
+    vae, images = smooth_vae(), torch.rand(2, 1, 1, PIXELS)
+    ask: dict[str, Any] = {"r": 2.0, "p": 0.6, "samples": 300, "confidence": 0.99, "seed": 5}
+    rows = certify_hierarchical(
+        vae, images, whitened=vae.whitened(), sample_ids=[3, 8], dataset="digits", r_relative=0.5, **ask
+    )
+    for row, one, sample_id in zip(rows, images, (3, 8), strict=True):
+        assert (row.method, row.kind, row.strength, row.status) == ("hierarchical", "certificate", "statistical", "ok")
+        assert (row.model, row.model_sha256, row.dataset) == ("two levels", fingerprint(vae), "digits")
+        assert (row.sample_id, row.sample_sha256) == (sample_id, array_sha256(one.numpy()))
+        assert (row.r, row.r_relative, row.p, row.norm, row.reconstruction) == (2.0, 0.5, 0.6, "2", "sampled")
+        assert (row.confidence, row.seed, row.noise_std, row.n_forward) == (0.99, 5, None, 2 * 3 * 300)
+        told = facts(row)
+        assert told["whitened"] == vae.whitened()
+        assert told["shift"] == bound_joint_shift(vae.whitened())
+        assert told["clean"] == clopper_pearson_lower(told["successes"], 300, 0.99)
+        assert told["alpha"] == pytest.approx(0.01)
+        assert row.margin > 0
+        assert norm.cdf(norm.ppf(told["clean"]) - told["shift"] * row.margin) == pytest.approx(0.6, abs=1e-6)
+
+
+def test_rows_are_kept_held_against_attacks_and_reported_like_any_other(tmp_path: Path) -> None:
+    vae, images = smooth_vae(), torch.rand(2, 1, 1, PIXELS)
+    rows = certify_hierarchical(vae, images, r=2.0, whitened=vae.whitened())
+    attacked = [
+        replace(row, kind="attack", strength="empirical", method="pgd", margin=3 * row.margin, constants="{}")
+        for row in rows
+    ]
+    write_part(tmp_path, [*rows, *attacked], "k")
+    table = load(tmp_path)
+    check_contradictions(table)
+    assert sandwich(table)["ratio"].tolist() == pytest.approx([1 / 3] * 2)
+    assert "certified (statistical)" in summary(table)
+    with pytest.raises(Contradiction, match=r"hierarchical .statistical. certifies"):
+        check_contradictions(frame([*rows, replace(attacked[0], margin=0.5 * rows[0].margin)]))
+
+
 # --- who draws what ---
 
 
@@ -196,8 +248,10 @@ def test_results_belong_to_the_sample_alone(monkeypatch: pytest.MonkeyPatch) -> 
     vae, images = smooth_vae(), torch.rand(3, 1, 1, PIXELS)
     ask = {"r": 0.5, "whitened": vae.whitened(), "seed": 3}
     together = certify_hierarchical(vae, images, sample_ids=[4, 8, 15], **ask)
-    assert certify_hierarchical(vae, images[1:2], sample_ids=[8], **ask) == [together[1]]
-    assert certify_hierarchical(vae, images[1:2], sample_ids=[9], **ask)[0].within != together[1].within
+    (alone,) = certify_hierarchical(vae, images[1:2], sample_ids=[8], **ask)
+    assert replace(alone, time_s=0.0) == replace(together[1], time_s=0.0)
+    (other,) = certify_hierarchical(vae, images[1:2], sample_ids=[9], **ask)
+    assert facts(other)["successes"] != facts(alone)["successes"]
     seen: list[int] = []
     vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     monkeypatch.setattr(draws_module, "_NUMBERS_AT_ONCE", 1600)
@@ -209,7 +263,7 @@ def test_results_belong_to_the_sample_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def test_anchored_and_sampled_are_different_questions() -> None:
     vae, images = smooth_vae(), torch.rand(1, 1, 1, PIXELS)
     both = [
-        certify_hierarchical(vae, images, r=0.5, whitened=vae.whitened(), reconstruction=kind)[0].clean
+        facts(certify_hierarchical(vae, images, r=0.5, whitened=vae.whitened(), reconstruction=kind)[0])["clean"]
         for kind in ("sampled", "anchored")
     ]
     assert both[0] < both[1]
@@ -228,7 +282,7 @@ def test_the_model_comes_back_as_it_was() -> None:
 def test_a_rare_event_has_no_margin_and_says_why() -> None:
     vae = smooth_vae()
     (result,) = certify_hierarchical(vae, torch.rand(1, 1, 1, PIXELS), r=1e-3, whitened=vae.whitened())
-    assert (result.margin, result.clean) == (0.0, 0.0)
+    assert (result.margin, facts(result)["clean"]) == (0.0, 0.0)
     assert result.reason == "only shown to be within `r` with probability 0, not above 0.5"
 
 
@@ -237,7 +291,7 @@ def test_outputs_that_are_not_numbers_are_not_within() -> None:
     with torch.no_grad():
         vae.decoder[2].bias.fill_(math.nan)
     (result,) = certify_hierarchical(vae, torch.rand(1, 1, 1, PIXELS), r=100.0, whitened=vae.whitened())
-    assert (result.within, result.margin) == (0, 0.0)
+    assert (facts(result)["successes"], result.margin) == (0, 0.0)
 
 
 @pytest.mark.parametrize("level", [0, 1])
@@ -289,6 +343,7 @@ def test_the_joint_shift_is_the_root_rounded_up() -> None:
         (torch.zeros(1, 1, 1, PIXELS), {"samples": 9}, "expected `samples` >= 10 "),
         (torch.zeros(1, 1, 1, PIXELS), {"r": -1.0}, "`r`"),
         (torch.zeros(1, 1, 1, PIXELS), {"p": 0.4}, "`p` in"),
+        (torch.zeros(1, 1, 1, PIXELS), {"sample_ids": [1, 2]}, "1 sample ids, got 2"),
     ],
 )
 def test_questions_without_an_answer_are_refused(images: Tensor, changed: dict[str, object], said: str) -> None:

@@ -7,13 +7,16 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import never_beaten_duels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from never_beaten_attacks import Effort, Game, add, attack
+from never_beaten_cases import FAMILIES, SPREADS, Case, draw_case
+from never_beaten_duels import choose_r, play
+from never_beaten_models import build
 
-from benchmarks import never_beaten
-from benchmarks.never_beaten import FAMILIES, SPREADS, Case, Effort, Game, add, attack, build, choose_r, draw_case, play
 from tests.toys import isotropic_vae
 from vaerdict.attacks import PGD, Evaluation, MarginSearch, attack_margin
 from vaerdict.attacks import attack as attack_images
@@ -28,13 +31,14 @@ SMALL = Effort(images=4, samples=1000, steps=15, verdicts=(1000, 20_000), judged
 def cases(draw: st.DrawFn) -> Case:
     family = draw(st.sampled_from(FAMILIES))
     levels = family == "hierarchical"
-    spread = draw(st.sampled_from(SPREADS))
+    bare = levels or family == "seam"
+    spread = draw(st.sampled_from(SPREADS if family != "seam" else SPREADS[:1]))
     return Case(
         seed=draw(st.integers(0, 10**6)),
         family=family,
         spread=spread,
         norm="2" if levels else draw(st.sampled_from(["2", "inf"])),
-        reconstruction=draw(st.sampled_from(["sampled", "anchored"] if levels else ["sampled", "anchored", "mean"])),
+        reconstruction=draw(st.sampled_from(["sampled", "anchored"] if bare else ["sampled", "anchored", "mean"])),
         p=draw(st.sampled_from([0.5, 0.7, 0.9])),
         local=draw(st.booleans()) or spread == "log_variance",
     )
@@ -92,6 +96,13 @@ def test_constants_that_are_too_small_are_found_out(kind: Any, norm: Any) -> Non
     assert caught >= ({"deterministic"} if kind == "mean" else {"isotropic", "reflection"})
 
 
+def test_constants_that_are_too_small_are_found_out_behind_the_seam() -> None:
+    """A tenth is enough where the decoder sees some directions equally, and the others not at all."""
+    case = Case(seed=7, family="seam", local=False)
+    assert not play(case, SMALL).beaten
+    assert "seam" in {one.method for one, _ in play(case, SMALL, shrunk=0.9).beaten}
+
+
 @pytest.mark.parametrize("spread", ["constant", "shared"])
 def test_half_the_mean_s_constant_is_found_out_where_the_decoder_jumps(spread: str) -> None:
     """Certificates by draws need no constant of the decoder: only the posterior's move is wrong here."""
@@ -104,10 +115,10 @@ def test_half_the_mean_s_constant_is_found_out_where_the_decoder_jumps(spread: s
 def test_half_the_constants_of_two_levels_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(seed=5, family="hierarchical", reconstruction="anchored")
     assert not play(case, SMALL).beaten
-    true = never_beaten.certify_hierarchical
+    true = never_beaten_duels.certify_hierarchical
     monkeypatch.setattr("vaerdict.certify.hierarchical._check_levels", lambda *args: None)
     monkeypatch.setattr(
-        never_beaten,
+        never_beaten_duels,
         "certify_hierarchical",
         lambda *args, whitened, **more: true(*args, whitened=[0.5 * one for one in whitened], **more),
     )

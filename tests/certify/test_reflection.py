@@ -15,7 +15,6 @@ from vaerdict.certify.margin import solve_margin
 from vaerdict.certify.quadratic import CentralTable, QuadraticForm
 from vaerdict.certify.reflection import (
     coordinate_probability,
-    reflection_margins,
     reflection_probability,
     solve_reflection,
 )
@@ -41,6 +40,18 @@ def row(*numbers: float) -> torch.Tensor:
 
 def reflect(variances: Sequence[float], t: float, shift: float, scale: float = 1.0) -> float:
     return float(reflection_probability(CentralTable.of(row(*variances)), row(t)[0], row(shift)[0], scale))
+
+
+def margins_of(
+    std: torch.Tensor, *, a: float, b: float, c: float | torch.Tensor, r: float, p: float, anchored: bool = False
+) -> torch.Tensor:
+    """Margins where the mean moves by `b` and each standard deviation by `c` per unit of the input."""
+    t, growth = torch.full_like(std[:, 0], r / a), torch.as_tensor(c, dtype=std.dtype)
+
+    def variances(rho: torch.Tensor) -> torch.Tensor:
+        return (std + growth * rho[:, None]).square() + (0 if anchored else std.square())
+
+    return solve_reflection(variances, t=t, shift=lambda rho: b * rho, p=p, upper=t / b)
 
 
 def in_disc(variances: Sequence[float], mean: np.ndarray, t: float) -> float:
@@ -105,7 +116,7 @@ def test_margin_is_not_far_below_the_worst_direction(variances: list[float], t: 
     many = torch.full((len(directions),), t, dtype=torch.float64)
     true = solve_margin(lambda rho: probability_in(directions, variances, t, rho), p, many, 20)
     root = row(*variances).sqrt()
-    ours = float(reflection_margins(root, a=1, b=1, c=0.0, r=t, p=p, anchored=True))
+    ours = float(margins_of(root, a=1, b=1, c=0.0, r=t, p=p, anchored=True))
     triangle = t - math.sqrt(_quantile(variances, p))
     worst = float(true.min())
     assert triangle * (1 - 1e-3) - 1e-9 * t <= ours <= worst * (1 + 1e-5)
@@ -167,7 +178,7 @@ def test_scale_multiplies_the_variances(scale: float) -> None:
 )
 def test_margins_hold_in_every_direction(std: list[float], c: float, p: float, anchored: bool) -> None:
     """With the standard deviations anywhere in their interval, not only at its end."""
-    margin = float(reflection_margins(row(*std), a=2, b=1.5, c=c, r=4, p=p, anchored=anchored))
+    margin = float(margins_of(row(*std), a=2, b=1.5, c=c, r=4, p=p, anchored=anchored))
     for end in (1.0, 0.5, 0.0, -0.5):
         moved = [max(s + end * c * margin, 1e-6) for s in std]
         variances = [m * m + (0 if anchored else s * s) for m, s in zip(moved, std, strict=True)]
@@ -181,14 +192,14 @@ def test_margins_hold_in_every_direction(std: list[float], c: float, p: float, a
 def test_equal_coordinates_are_below_the_exact_margin(c: float, anchored: bool) -> None:
     numbers = {"a": 2.0, "b": 3.0, "c": c, "r": 4.0, "p": 0.5, "anchored": anchored}
     exact = float(isotropic_margins(row(0.2)[0], latent=6, **numbers))
-    ours = float(reflection_margins(row(*[0.2] * 6), **numbers))
+    ours = float(margins_of(row(*[0.2] * 6), **numbers))
     assert 0.75 * exact <= ours <= exact
 
 
 def test_moving_deviations_cost_little_more_than_they_must() -> None:
     """Against the margin for the covariance at that margin, found by search without any scaling."""
     std = row(0.02, 0.1, 0.4)
-    ours = float(reflection_margins(std, a=1, b=1, c=0.1, r=2, p=0.5))
+    ours = float(margins_of(std, a=1, b=1, c=0.1, r=2, p=0.5))
 
     def probability(rho: torch.Tensor) -> torch.Tensor:
         table = CentralTable.of((std + 0.1 * rho).square() + std.square())
@@ -201,22 +212,65 @@ def test_moving_deviations_cost_little_more_than_they_must() -> None:
 def test_one_constant_per_coordinate() -> None:
     std, growth = row(0.1, 0.2, 0.3), torch.tensor([0.0, 0.1, 0.2], dtype=torch.float64)
     numbers = {"a": 1.0, "b": 1.0, "r": 2.0, "p": 0.5}
-    each = float(reflection_margins(std, c=growth, **numbers))
-    assert float(reflection_margins(std, c=0.2, **numbers)) < each < float(reflection_margins(std, c=0.0, **numbers))
+    each = float(margins_of(std, c=growth, **numbers))
+    assert float(margins_of(std, c=0.2, **numbers)) < each < float(margins_of(std, c=0.0, **numbers))
 
 
-def test_equal_rows_are_solved_once_and_the_same() -> None:
+def test_an_image_keeps_its_margin_in_any_batch() -> None:
     std = row(0.1, 0.2, 0.3)
     numbers = {"a": 1.0, "b": 2.0, "c": 0.1, "r": 3.0, "p": 0.6}
-    equal = reflection_margins(std.expand(5, -1), **numbers)
-    different = reflection_margins(torch.cat([std, 2 * std]), **numbers)
+    equal = margins_of(std.expand(5, -1), **numbers)
+    different = margins_of(torch.cat([std, 2 * std]), **numbers)
     assert equal.tolist() == [pytest.approx(float(different[0]), rel=1e-9)] * 5
     assert different[1] < different[0]
 
 
+@settings(max_examples=5, deadline=None)
+@given(
+    std=st.lists(st.floats(0.01, 0.3), min_size=2, max_size=6),
+    growth=st.lists(st.floats(0.0, 1.0), min_size=6, max_size=6),
+)
+def test_no_other_reference_proves_much_more(std: list[float], growth: list[float]) -> None:
+    """The covariance for which the margin is proved is predicted; none on a grid of others is far better."""
+    own, c = row(*std), torch.tensor(growth[: len(std)], dtype=torch.float64)
+    ours = float(margins_of(own, a=1, b=1, c=c, r=2, p=0.5))
+
+    def variances(rho: torch.Tensor) -> torch.Tensor:
+        return (own + c * rho[:, None]).square() + own.square()
+
+    for reference in np.linspace(0, 2, 9):
+        table = CentralTable.of(variances(row(reference)[0]))
+
+        def probability(rho: torch.Tensor, table: CentralTable = table, reference: float = reference) -> torch.Tensor:
+            scale = (variances(rho) / variances(row(reference)[0])).amax(1)
+            return reflection_probability(table, row(2.0)[0], rho, scale)
+
+        assert float(solve_margin(probability, 0.5, row(2.0)[0])) <= ours * 1.01 + 1e-9
+
+
+def test_one_table_serves_images_that_differ_by_a_factor() -> None:
+    spectrum, factors = row(1.0, 0.3, 0.1), torch.tensor([1e-8, 0.25, 1.0, 3.0, 1e12], dtype=torch.float64)
+    table = CentralTable.of(spectrum * factors[:, None])
+    thresholds = 1.7 * factors
+    alone = float(CentralTable.of(spectrum)(row(1.7)[0]))
+    assert table(thresholds).tolist() == [pytest.approx(alone, rel=1e-12)] * 5
+    assert table.levels[:, 3].tolist() == pytest.approx((factors * table.levels[2, 3]).tolist(), rel=1e-12)
+
+
+def test_a_covariance_that_is_unknown_far_out_is_no_obstacle() -> None:
+    """As where standard deviations are only bounded on a ball."""
+
+    def variances(rho: torch.Tensor) -> torch.Tensor:
+        known = row(0.01, 0.04) * (1 + rho[:, None] * row(1.0, 2.0))
+        return torch.where(rho[:, None] > 0.5, math.inf, known)
+
+    numbers = {"t": row(2.0)[0], "shift": lambda rho: rho, "p": 0.5, "upper": row(10.0)[0]}
+    assert float(solve_reflection(variances, **numbers)) == pytest.approx(0.5, rel=1e-6)
+
+
 def test_nothing_is_certified_where_nothing_holds() -> None:
-    assert float(reflection_margins(row(5.0, 9.0), a=1, b=1, c=0.0, r=1, p=0.5)) == 0.0
-    assert float(reflection_margins(row(0.1, 0.2), a=1, b=1, c=0.0, r=1e-6, p=0.5)) == 0.0
+    assert float(margins_of(row(5.0, 9.0), a=1, b=1, c=0.0, r=1, p=0.5)) == 0.0
+    assert float(margins_of(row(0.1, 0.2), a=1, b=1, c=0.0, r=1e-6, p=0.5)) == 0.0
 
 
 def test_shift_may_be_any_function() -> None:
@@ -226,8 +280,8 @@ def test_shift_may_be_any_function() -> None:
         return row(0.01, 0.04).expand(len(rho), -1)
 
     numbers = {"t": t, "p": 0.5, "upper": row(10.0)[0]}
-    linear = solve_reflection(fixed, shift=lambda rho: rho, moving=False, **numbers)
-    square = solve_reflection(fixed, shift=lambda rho: rho.square(), moving=False, **numbers)
+    linear = solve_reflection(fixed, shift=lambda rho: rho, **numbers)
+    square = solve_reflection(fixed, shift=lambda rho: rho.square(), **numbers)
     assert float(square.square()) == pytest.approx(float(linear), rel=1e-6)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.toys import LinearVAE
 from vaerdict.certify import certify, margin_isotropic, measure_sensitivity
+from vaerdict.certify.rounding import CleanError, Rounding
 from vaerdict.options import CertifyOptions, Reconstruction
 from vaerdict.results import Row
 
@@ -159,15 +160,18 @@ def test_margins_come_back_once_r_is_well_above_the_rounding() -> None:
     assert margins[2] == pytest.approx(4.0, rel=0.25)
 
 
+def _nothing(rounding: Rounding, inputs: Tensor, outputs: Tensor, slack: float = 0.0) -> CleanError:
+    off = torch.zeros_like(outputs.double().flatten(1))
+    return CleanError(off, off[:, 0], off[:, 0])
+
+
 def test_the_rule_is_what_makes_the_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the bound on rounding taken away, `certify` gives the false margin: the tests above can fail."""
     from vaerdict.certify import movement, rounding, run
 
     monkeypatch.setattr(rounding.Rounding, "at", lambda self, norms: torch.zeros_like(norms))
     for module in (movement, run):  # what is measured would refute it
-        monkeypatch.setattr(
-            module, "measured_error", lambda rounding, inputs, *_: inputs.new_zeros(len(inputs)).double()
-        )
+        monkeypatch.setattr(module, "measured_error", _nothing)
     vae, clean = Cancelling(), image(BESIDE)
     (row,) = certified(vae, clean, R, "mean")
     assert row.margin is not None

@@ -127,6 +127,8 @@ def test_what_does_not_apply_to_an_unshared_spread_says_why() -> None:
         "deterministic",
         "support",
         "shift",
+        "center",
+        "latent_center",
     }
     assert all(row.margin is None and row.reason for row in unsupported)
     assert all(row.margin > 0 for row in rows if row.status == "ok")
@@ -155,7 +157,7 @@ def test_the_estimate_is_an_estimate() -> None:
     rows = certify(vae, images(), r=1.0, options=CertifyOptions(methods=("first_order",), samples=4000))
     for row in rows:
         assert (row.kind, row.strength) == ("estimate", "empirical")
-        share = json.loads(row.constants)["successes"] / 4000
+        share = json.loads(row.constants)["successes"] / 2000  # more hardly move an estimate
         quantile = float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
         assert row.margin == pytest.approx(0.1 * quantile / (3.0 * math.sqrt(4)), rel=1e-4)
         assert row.n_backward == 4
@@ -275,6 +277,52 @@ def test_a_distance_that_equals_r_does_not_count_as_within() -> None:
 
 def test_the_names_offered_are_the_methods_there_are() -> None:
     assert tuple(METHODS) == METHOD_NAMES
+
+
+# --- too few draws ---
+
+ENOUGH = 11  # at the level 1/2, for each of two statements that share the confidence 0.999
+
+
+def test_too_few_draws_leave_the_methods_that_need_none() -> None:
+    vae, x = isotropic_vae(), images(2)
+    few, enough = (certify(vae, x, r=1.5, options=CertifyOptions(samples=n)) for n in (ENOUGH - 1, ENOUGH))
+    drawn = [row for row in few if row.method in ("shift", "coupling")]
+    assert {row.status for row in drawn} == {"unsupported"}
+    assert {row.reason for row in drawn} == {
+        f"expected `samples` >= {ENOUGH} to show a probability above 0.5 with confidence 0.9995, got {ENOUGH - 1}"
+    }
+    assert {row.margin for row in drawn} == {None}
+    assert {row.status for row in enough if row.method in ("shift", "coupling")} == {"ok"}
+    undrawn = [
+        [(row.method, row.status, row.margin) for row in rows if row.method not in ("shift", "coupling", "first_order")]
+        for rows in (few, enough)
+    ]
+    assert undrawn[0] == undrawn[1]
+
+
+@pytest.mark.parametrize("asked", [("shift",), ("coupling",), ("isotropic", "shift")])
+def test_too_few_draws_for_a_method_asked_for_by_name_are_refused(asked: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected `samples` >= 10 to show a probability above 0\.5"):
+        certify(isotropic_vae(), images(1), r=1.5, options=CertifyOptions(samples=9, methods=asked))
+    certify(isotropic_vae(), images(1), r=1.5, options=CertifyOptions(samples=10, methods=asked))
+
+
+def test_too_few_draws_where_all_certificates_need_them_are_refused() -> None:
+    vae = isotropic_vae()
+    vae.decoder.append(nn.Softmax(3))
+    options = CertifyOptions(samples=30)
+    assert [row.method for row in certify(vae, images(1), r=1.5, options=options) if row.status == "ok"] == [
+        "shift",
+        "first_order",
+    ]
+    assert choose_methods(vae, images(1), options, 0.5)["shift"] is None
+    for run in (
+        lambda: certify(vae, images(1), r=1.5, p=0.9, options=options),
+        lambda: choose_methods(vae, images(1), options, 0.9),
+    ):
+        with pytest.raises(ValueError, match=r"expected `samples` >= 66 to show a probability above 0\.9"):
+            run()
 
 
 def test_maps_that_differ_by_little_because_all_is_little_are_refused() -> None:

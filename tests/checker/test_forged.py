@@ -140,7 +140,7 @@ def test_a_moving_spread_cannot_be_listed_as_constant(tmp_path: Path) -> None:
     assert "std_moved" in forge(tmp_path, rows[:1], rows[0].margin, std_moved=None)[0]
 
 
-@pytest.mark.parametrize("method", ["isotropic", "reflection", "coordinate", "coupling", "shift"])
+@pytest.mark.parametrize("method", ["isotropic", "reflection", "seam", "coordinate", "coupling", "shift"])
 def test_left_out_roundings_fail(tmp_path: Path, method: str) -> None:
     rows = honest(tmp_path, method)
     assert not check_run(tmp_path).failed
@@ -149,11 +149,12 @@ def test_left_out_roundings_fail(tmp_path: Path, method: str) -> None:
 
 
 RELABELLED: list[tuple[str, dict[str, Any]]] = [
-    *[(method, {"strength": "proved"}) for method in ("barrett", "coordinate", "shift", "coupling")],
+    *[(method, {"strength": "proved"}) for method in ("barrett", "coordinate", "seam", "shift", "coupling")],
     ("isotropic", {"strength": "statistical"}), ("shift", {"strength": "numerical"}),
     ("isotropic", {"confidence": 0.999}), ("shift", {"confidence": None}), ("shift", {"confidence": 0.5}),
     ("shift", {"confidence": -5.0}), ("coupling", {"confidence": 1.0}), ("shift", {"reconstruction": "mean"}),
     ("coupling", {"reconstruction": "mean"}), ("isotropic", {"reconstruction": "mean"}),
+    ("seam", {"reconstruction": "mean"}), ("seam", {"confidence": 0.999}), ("isotropic", {"noise_std": 0.1}),
     ("barrett", {"reconstruction": "anchored"}), ("barrett", {"norm": "inf"}), ("isotropic", {"margin": None}),
 ]  # fmt: skip
 

@@ -1,7 +1,5 @@
 """The checker's layers against torch's and against the certifier's constants."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -72,7 +70,7 @@ def test_values_shape_and_constant(module: nn.Module, shape: tuple[int, ...]) ->
 )  # fmt: skip
 def test_constants_only(module: nn.Module, shape: tuple[int, ...]) -> None:
     claimed = float(bound_lipschitz(module, shape))
-    assert math.isclose(as_layer(module, shape).bound(), claimed, rel_tol=1e-9)
+    assert 0.999 * claimed <= as_layer(module, shape).bound() <= claimed * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.checker.runs import make_claim, scaling_vae
 from vaerdict.certify import margin_barrett, margin_isotropic
 from vaerdict.certify.export import export_model
 from vaerdict.certify.moving import moving_probability as certified_moving
-from vaerdict.certify.reflection import coordinate_probability, reflection_margins
+from vaerdict.certify.reflection import coordinate_probability, solve_reflection
 from vaerdict.checker.case import Case
 from vaerdict.checker.claims import Claim
 from vaerdict.checker.methods import METHODS
@@ -194,8 +194,8 @@ def test_one_part_in_a_million_is_noticed(model: Model, varied: Model, name: str
 
 
 def test_the_certifiers_reflection_is_accepted(varied: Model) -> None:
-    std = torch.tensor([SPREADS], dtype=torch.float64)
-    margin = float(reflection_margins(std, a=A, b=B, c=0.0, r=R, p=0.5)[0])
+    t, spread = torch.tensor([R / A], dtype=torch.float64), torch.tensor([SPREADS], dtype=torch.float64)
+    margin = float(solve_reflection(lambda rho: 2 * spread**2, t=t, shift=lambda rho: B * rho, p=0.5, upper=t / B))
     assert 0.99 * reflection_margin() < margin < reflection_margin()
     assert accepts(varied, "reflection", margin, with_shift(margin, std=SPREADS, std_moved=SPREADS))
 

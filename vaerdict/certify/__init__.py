@@ -1,21 +1,18 @@
 """From sensitivity to probability to margin: certificates of a VAE's robustness, and designs that promise one."""
 
-from vaerdict.certify.center import CenterResult, certify_center, certify_latent_center
 from vaerdict.certify.closed_form import margin_barrett, margin_isotropic
 from vaerdict.certify.design import Design, design_frontier
 from vaerdict.certify.export import export_certificates, export_model
-from vaerdict.certify.hierarchical import HierarchicalResult, HierarchicalVAE, certify_hierarchical
+from vaerdict.certify.hierarchical import HierarchicalVAE, certify_hierarchical
 from vaerdict.certify.labels import LabelOptions, LabelResult, certified_accuracy, certify_label
 from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.run import certify, choose_methods
 from vaerdict.certify.sensitivity import Sensitivity, measure_sensitivity
-from vaerdict.certify.smoothed import CenterOptions
+from vaerdict.certify.smoothed import Center, estimate_centers
 
 __all__ = [
-    "CenterOptions",
-    "CenterResult",
+    "Center",
     "Design",
-    "HierarchicalResult",
     "HierarchicalVAE",
     "LabelOptions",
     "LabelResult",
@@ -23,12 +20,11 @@ __all__ = [
     "Sensitivity",
     "certified_accuracy",
     "certify",
-    "certify_center",
     "certify_hierarchical",
     "certify_label",
-    "certify_latent_center",
     "choose_methods",
     "design_frontier",
+    "estimate_centers",
     "export_certificates",
     "export_model",
     "margin_barrett",

@@ -24,7 +24,7 @@ def barrett_margins(
 ) -> Float64[Tensor, " batch"]:
     """Give the margins of Barrett et al. (AISTATS 2022), as published (THEORY 4.1), in input units.
 
-    One bisection on the larger of their two probabilities finds the larger of their two margins. With `c = 0` and
+    One search on the larger of their two probabilities finds the larger of their two margins. With `c = 0` and
     equal standard deviations the authors' sharper constant form is used.
 
     Args:

@@ -21,7 +21,7 @@ from vaerdict.vae import BoundableVAE, borrowed, fingerprint
 
 FIELDS = (
     "model_sha256", "sample_sha256", "sample_id", "dataset", "method", "kind", "strength", "norm", "r", "p",
-    "reconstruction", "margin", "confidence",
+    "reconstruction", "noise_std", "margin", "confidence",
 )  # fmt: skip
 """The columns of a row that a certificate repeats."""
 
@@ -58,8 +58,9 @@ def _claim(row: Row) -> str:
         "sampled": "two reconstructions, one sampled from the moved and one from the unmoved image,",
         "anchored": "a reconstruction sampled from the moved image and that of the unmoved image's mean",
         "mean": "the mean reconstructions of the moved and of the unmoved image",
-    }.get(row.reconstruction, f"the {row.reconstruction} reconstructions")
-    chance = "" if row.reconstruction == "mean" else f" with a probability above {row.p!r}"
+        "smoothed": f"any centres found for the moved and the unmoved image, with noise of {row.noise_std!r},",
+    }[row.reconstruction]
+    chance = "" if row.reconstruction in ("mean", "smoothed") else f" with a probability above {row.p!r}"
     sure = "" if row.confidence is None else f"; this is so with confidence {row.confidence!r}"
     norm = "maximum" if row.norm == "inf" else "L2"
     return (

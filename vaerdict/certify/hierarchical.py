@@ -13,9 +13,9 @@ and at most `P_x'(A)` with `z_1` from `x'` and `y ~ N(t, 1)`. Between the two, t
 """
 
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,8 @@ from vaerdict.certify.probability import gaussian_shift_probability
 from vaerdict.certify.statistics import margins_from_counts
 from vaerdict.lipschitz import LipschitzBound, NoSoundBound, round_up
 from vaerdict.options import Question, require
-from vaerdict.vae import Posterior, borrowed
+from vaerdict.results import Row, canonical_json, subjects
+from vaerdict.vae import Posterior, borrowed, fingerprint
 
 _CHECKED = 16  # draws on which the model's levels are held against what was said of them
 _SLACK = 1e-4  # relative: the model is evaluated in float32
@@ -55,29 +56,6 @@ class HierarchicalVAE(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class HierarchicalResult:
-    """What is certified of one image.
-
-    Attributes:
-        sample_id: of the image.
-        margin: L2 in pixel units; 0 with a `reason` where nothing is certified.
-        shift: how far the joint posterior moves at most per unit of input distance, in standard deviations.
-        within: draws of the unmoved image within `r`.
-        samples: draws.
-        clean: the Clopper-Pearson lower bound of the probability of being within `r`.
-        reason: why nothing is certified; empty where something is.
-    """
-
-    sample_id: int
-    margin: float
-    shift: float
-    within: int
-    samples: int
-    clean: float
-    reason: str = ""
-
-
 def certify_hierarchical(
     vae: HierarchicalVAE,
     images: Float[Tensor, "batch ..."],
@@ -90,7 +68,9 @@ def certify_hierarchical(
     confidence: float = 0.999,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
-) -> list[HierarchicalResult]:
+    dataset: str = "",
+    r_relative: float | None = None,
+) -> list[Row]:
     """Certify how far each image may move before the reconstruction of a hierarchical VAE moves by more than `r`.
 
     Args:
@@ -105,9 +85,16 @@ def certify_hierarchical(
         confidence: of each image's statement.
         seed: of the draws; each image has its own.
         sample_ids: index of each image in its source; default 0, 1, 2, ...
+        dataset: name of the source, for the rows.
+        r_relative: `r` as a share of the models' typical distance, for the rows.
+
+    Returns:
+        Rows of the method `hierarchical`, margins L2 in pixel units. Their `constants` hold `whitened` as given, and
+        `shift`, how far the joint posterior moves at most per unit of input distance, in standard deviations.
 
     Raises:
         NoSoundBound: a level's standard deviation was seen to depend on the image.
+        TypeError: the model is not a torch module.
         ValueError: something outside its range; a constant that the model was seen to exceed; too few samples.
 
     >>> class Two(torch.nn.Module):
@@ -117,19 +104,22 @@ def certify_hierarchical(
     ...         return Posterior(mean, torch.full_like(mean, 0.5))
     ...     def decode(self, latents):
     ...         return sum(latents).unflatten(1, (1, 1, 2))
-    >>> (result,) = certify_hierarchical(Two(), torch.rand(1, 1, 1, 2), r=5.0, whitened=[2.0, 2.0])
-    >>> round(result.shift, 3), result.margin > 0.5
-    (2.828, True)
+    >>> (row,) = certify_hierarchical(Two(), torch.rand(1, 1, 1, 2), r=5.0, whitened=[2.0, 2.0])
+    >>> row.method, row.strength, row.margin > 0.5
+    ('hierarchical', 'statistical', True)
     """
     Question(r=r, p=p)
+    require(reconstruction in ("sampled", "anchored"), "`reconstruction` sampled or anchored", reconstruction)
     ids = number_samples(len(images), sample_ids)
-    shift = bound_joint_shift(whitened)
-    require(len(whitened) == len(vae.levels), f"{len(vae.levels)} `whitened` constants", len(whitened))
+    slope = bound_joint_shift(whitened)
+    levels = [float(bound) for bound in whitened]
+    require(len(levels) == len(vae.levels), f"{len(vae.levels)} `whitened` constants", len(levels))
     _check_images(vae, images)
-    with borrowed(vae), torch.no_grad():
-        _check_levels(vae, images, [float(bound) for bound in whitened])
-        require(reconstruction in ("sampled", "anchored"), "`reconstruction` sampled or anchored", reconstruction)
-        anchored = reconstruction == "anchored"
+    start = time.perf_counter()
+    anchored = reconstruction == "anchored"
+    with borrowed(vae) as lent, torch.no_grad():
+        who = subjects(vae.name, fingerprint(lent), dataset, images.cpu().numpy(), ids)
+        _check_levels(vae, images, levels)
         counts = [
             _count(vae, image, r=r, anchored=anchored, samples=samples, seed=seed, sample_id=i)
             for image, i in zip(images, ids, strict=True)
@@ -139,21 +129,32 @@ def certify_hierarchical(
         samples,
         confidence=confidence,
         p=p,
-        shifted=lambda clean, rho: gaussian_shift_probability(clean, shift * rho),
+        shifted=lambda clean, rho: gaussian_shift_probability(clean, slope * rho),
     )
-    found = zip(ids, counts, clean.tolist(), margins.tolist(), strict=True)
+    columns = {
+        **{"r": r, "r_relative": r_relative, "p": p, "reconstruction": reconstruction},
+        **{"confidence": confidence, "seed": seed, "time_s": (time.perf_counter() - start) / len(images)},
+        **{"n_forward": (1 if anchored else 2) * (len(levels) + 1) * samples},
+        **{"device": images.device.type, "dtype": str(images.dtype).removeprefix("torch.")},
+    }
+    shared = {"shift": slope, "whitened": levels, "samples": samples, "alpha": 1 - confidence}
     return [
-        HierarchicalResult(
-            sample_id=i,
-            margin=margin,
-            shift=shift,
-            within=count,
-            samples=samples,
-            clean=low,
-            reason="" if margin > 0 else f"only shown to be within `r` with probability {low:.3g}, not above {p:g}",
-        )
-        for i, count, low, margin in found
+        _row({**subject, **columns}, margin, {**shared, "successes": count, "clean": low})
+        for subject, margin, count, low in zip(who, margins.tolist(), counts, clean.tolist(), strict=True)
     ]
+
+
+def _row(columns: dict[str, Any], margin: float, constants: dict[str, Any]) -> Row:
+    why = f"only shown to be within `r` with probability {constants['clean']:.3g}, not above {columns['p']:g}"
+    return Row(
+        **columns,
+        kind="certificate",
+        strength="statistical",
+        method="hierarchical",
+        margin=margin,
+        reason="" if margin > 0 else why,
+        constants=canonical_json(constants),
+    )
 
 
 def bound_joint_shift(whitened: Sequence[float | LipschitzBound]) -> float:

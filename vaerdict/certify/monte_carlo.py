@@ -53,15 +53,36 @@ def draw_pairs(
 
 
 def count_images(
-    vae: VAE, posterior: Posterior, *, r: float, anchored: bool, samples: int, seed: int, sample_ids: Sequence[int]
+    vae: VAE,
+    posterior: Posterior,
+    *,
+    r: float,
+    anchored: bool,
+    samples: int,
+    seed: int,
+    sample_ids: Sequence[int],
+    roots: Float64[Tensor, "batch latent latent"] | None = None,
+    purpose: str = "certify",
 ) -> Int64[Tensor, " batch"]:
-    """Count the draws of each image in which the two reconstructions are within `r` of each other."""
+    """Count the draws of each image in which the two reconstructions are within `r` of each other.
+
+    The noise in the latents of the first, in standard deviations, is multiplied by the roots.
+    """
     counts = []
     for part in _parts(len(sample_ids), samples):
         some = Posterior(posterior.mean[part], posterior.std[part])
-        noise = normal_noise(seed, sample_ids[part], "certify", (2, samples, posterior.mean.shape[1])).to(some.mean)
-        counts.append((_distances(vae, some, noise, anchored=anchored) <= r * (1 - TIE)).sum(1))
+        noise = normal_noise(seed, sample_ids[part], purpose, (2, samples, posterior.mean.shape[1]))
+        if roots is not None:
+            _widen(noise, roots[part])
+        distances = _distances(vae, some, noise.to(some.mean), anchored=anchored)
+        counts.append((distances <= r * (1 - TIE)).sum(1))
     return torch.cat(counts)
+
+
+def _widen(noise: Float[Tensor, "batch 2 draws latent"], roots: Float64[Tensor, "batch latent latent"]) -> None:
+    """Multiply the first noise by the roots, in place: image by image and in float64, the same in any batch."""
+    for moved, root in zip(noise[:, 0], roots.cpu(), strict=True):
+        moved.copy_(moved.double() @ root.mT)
 
 
 def _parts(images: int, samples: int) -> Iterator[slice]:

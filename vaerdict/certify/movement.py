@@ -13,16 +13,17 @@ from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.propagation import BoundedMap
 from vaerdict.certify.propagation.reach import largest_gap
 from vaerdict.certify.reach import Change, Source, box_source, slope_source
-from vaerdict.certify.rounding import Rounding, measured_error
+from vaerdict.certify.rounding import ChangeError, Rounding, measured_error
 from vaerdict.lipschitz import NoSoundBound, bound_local_changes
 from vaerdict.lipschitz.chains.ellipsoids import bound_norms
+from vaerdict.lipschitz.chains.roundoff import bound_local_rounding
 from vaerdict.options import Norm
 from vaerdict.vae import Posterior
 
 SHARES = (0.15, 0.25, 0.36, 0.48, 0.6, 0.72, 0.86, 1.0)
 """Radii of the balls of local bounds, as shares of the largest at which a certificate can hold."""
 
-MOST_SHIFT = 5.2
+MOST_SHIFT = 8.0
 """In standard deviations: no number of draws that is allowed shows what a larger shift leaves above 1/2."""
 
 RATIO = 1.25
@@ -32,6 +33,19 @@ _GAIN = 0.95  # no local bound where the Jacobian shows that it cannot fall belo
 _MOST_LATENTS = 64  # one backward pass each
 _UP = 1 + 2.0**-40
 _LEAST = 1e-12  # radius, in input units
+
+
+@dataclass(frozen=True)
+class Ellipsoids:
+    """What holds the posterior means' moves `m`, in unmoved standard deviations.
+
+    Attributes:
+        radii: of balls of inputs, increasing, in input units.
+        shapes: `V` with `m m^T <= V rho^2` within `rho`, for every `rho` up to each radius, but for rounding.
+    """
+
+    radii: Float64[Tensor, "batch balls"]
+    shapes: Float64[Tensor, "batch balls latent latent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,7 @@ class Movement:
         coordinates: bounds `|mu_i(x + delta) - mu_i(x)|`.
         std_change: bounds `|sigma_i(x + delta) - sigma_i(x)|`.
         log_std_change: bounds `|ln sigma_i(x + delta) - ln sigma_i(x)|`.
+        ellipsoids: what holds the whitened change; None with too many latents.
     """
 
     limit: Float64[Tensor, " batch"]
@@ -57,6 +72,7 @@ class Movement:
     coordinates: Change
     std_change: Change
     log_std_change: Change
+    ellipsoids: Ellipsoids | None
 
     def trusted(self) -> "Movement":
         """Leave out what is not proved here."""
@@ -105,21 +121,26 @@ class _Measurement:
     def movement(self) -> Movement:
         means = self._mean_sources()
         std_change, log_std_change = self._std_changes()
-        rounding = self._rounding(self.model.mean_rounding, self.posterior.mean)
+        off = self._rounding(self.model.vae.mean_map, self.model.mean_rounding, self.posterior.mean)
         return Movement(
             limit=self.limit,
             to_l2=self.to_l2,
             std=self.std,
-            mean=Change(sources=means[0], rounding=rounding),
-            whitened=Change(sources=means[1], rounding=rounding / self.std.amin(1)),
-            coordinates=Change(sources=means[2], rounding=rounding),
+            mean=Change(sources=means[0], rounding=off.norm()),
+            whitened=Change(sources=means[1], rounding=off.norm(self.std)),
+            coordinates=Change(sources=means[2], rounding=off.norm(order=math.inf)),
             std_change=std_change,
             log_std_change=log_std_change,
+            ellipsoids=self._ellipsoids(),
         )
 
     @cached_property
     def std(self) -> Float64[Tensor, "batch latent"]:
         return self.posterior.std.double()
+
+    @cached_property
+    def wide(self) -> Float64[Tensor, "batch ..."]:
+        return self.images.double()
 
     @cached_property
     def to_l2(self) -> float:
@@ -165,9 +186,7 @@ class _Measurement:
             [self._everywhere(anywhere / self.std.amin(1))],
             [self._everywhere(anywhere[:, None].expand_as(self.std))],
         )
-        plain, whitened = self.slopes
-        gains = (plain < _GAIN * self.b) | (whitened < _GAIN * self.b / self.std.amin(1))
-        if (held := self._held(self.model.vae.mean_map, gains)) is not None:
+        if (held := self.mean_held) is not None:
             scaled = held / self.std[:, None, :, None] / self.std[:, None, None, :]
             for own, slopes in zip(sources, (_norms(held), _norms(scaled), _roots(held)), strict=True):
                 own.append(slope_source("local", self.radii, slopes * self.to_l2 * _UP))
@@ -179,6 +198,24 @@ class _Measurement:
             ):
                 own.append(box_source("box", radii, most * _UP))
         return sources
+
+    @cached_property
+    def mean_held(self) -> Float64[Tensor, "batch balls latent latent"] | None:
+        """Give ellipsoids of the means' changes where they may be smaller than what holds everywhere."""
+        plain, whitened = self.slopes
+        gains = (plain < _GAIN * self.b) | (whitened < _GAIN * self.b / self.std.amin(1))
+        return self._held(self.model.vae.mean_map, gains)
+
+    def _ellipsoids(self) -> Ellipsoids | None:
+        """Give the local ellipsoids where they are finite, else the ball that holds everywhere."""
+        if self.std.shape[1] > _MOST_LATENTS:
+            return None
+        anywhere = torch.diag_embed((self.b * self.to_l2 / self.std).square())[:, None] * _UP
+        if (held := self.mean_held) is None:
+            return Ellipsoids(self.limit[:, None], anywhere)
+        shapes = held / self.std[:, None, :, None] / self.std[:, None, None, :] * (self.to_l2**2 * _UP)
+        finite = torch.isfinite(shapes).flatten(2).all(2)
+        return Ellipsoids(self.radii, torch.where(finite[:, :, None, None], shapes, anywhere))
 
     def _std_changes(self) -> tuple[Change, Change]:
         """Give bounds on the changes of standard deviations and of their logarithms."""
@@ -210,24 +247,35 @@ class _Measurement:
             )
         outputs = 2 * self.std.log() if logarithm else self.std[:, : 1 if self.model.sensitivity.shared_std else None]
         slack = 2.0**-20 * math.sqrt(self.std.shape[1]) if logarithm else 0.0  # of the exponential and its inverse
-        rounding = self._rounding(self.model.std_rounding, outputs, slack)
+        off = self._rounding(module, self.model.std_rounding, outputs, slack)
         if logarithm:  # the exponential and the logarithm here are themselves rounded
             return Change(sources=additive, rounding=nothing), Change(
-                sources=factors, rounding=0.5 * rounding + 2.0**-20
+                sources=factors, rounding=0.5 * off.norm(order=math.inf) + 2.0**-20
             )
-        return Change(sources=additive, rounding=rounding), Change(sources=factors, rounding=nothing)
+        return Change(sources=additive, rounding=off.norm()), Change(sources=factors, rounding=nothing)
 
-    def _rounding(self, rounding: Rounding, outputs: Tensor, slack: float = 0.0) -> Float64[Tensor, " batch"]:
+    def _rounding(self, module: nn.Module, rounding: Rounding, outputs: Tensor, slack: float = 0.0) -> ChangeError:
         """Bound the rounding of a change from the unmoved image, whose own error is measured."""
-        norms = self.images.double().flatten(1).norm(dim=1)
+        norms = self.wide.flatten(1).norm(dim=1)
         moved = rounding.at((norms + self.limit * self.to_l2) * _UP)
-        return (moved + measured_error(rounding, self.images, outputs, slack)) * _UP
+        clean = measured_error(rounding, self.wide, outputs, slack)
+        return ChangeError(clean, moved, self._errors(module, rounding))
+
+    def _errors(self, module: nn.Module, rounding: Rounding) -> Float64[Tensor, "batch n n"] | None:
+        """Bound the rounding at every moved image by ellipsoids; None where that has no bound."""
+        if not self.model.options.local or rounding.reason is not None or not self.model.is_local(module):
+            return None
+        try:
+            return bound_local_rounding(module, self.images, self.limit * self.to_l2 * _UP, rounding.dtype)
+        except NoSoundBound:  # the other bound stands
+            return None
 
     def _held(self, module: nn.Module, chosen: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch balls n n"] | None:
         """Bound the changes on balls for the chosen images; infinite for the others, None where there is no bound."""
         if not self.model.options.local or not bool(chosen.any()) or not self.model.is_local(module):
             return None
-        held = bound_local_changes(module, self.images[chosen], (self.radii * self.to_l2)[chosen])
+        units = self.std[chosen] if module is self.model.vae.mean_map else None
+        held = bound_local_changes(module, self.images[chosen], (self.radii * self.to_l2)[chosen], units)
         everyone = held.new_full((len(chosen), *held.shape[1:]), math.inf)
         everyone[chosen] = held
         return everyone

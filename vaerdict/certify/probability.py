@@ -9,7 +9,8 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.stats import chi2, ncx2
+from scipy.special import chdtr
+from scipy.stats import ncx2
 from torch import Tensor
 
 CDF_SLACK = 1e-9
@@ -31,7 +32,7 @@ def isotropic_probability(
     """
     reach, moved = (t / std).cpu().numpy(), (shift / std).cpu().numpy()  # ratios first: no square over- or underflows
     exact = np.asarray(ncx2.cdf(reach**2, d, np.minimum(moved, _FAR) ** 2))
-    triangle = chi2.cdf(np.maximum(reach - moved, 0.0) ** 2, d)  # smaller, but defined where the other gives up
+    triangle = chdtr(d, np.maximum(reach - moved, 0.0) ** 2)  # smaller, but defined where the other gives up
     cdf = np.where((moved < _FAR) & (exact > triangle), exact, triangle)
     probability = torch.as_tensor(cdf, device=shift.device) - CDF_SLACK
     return torch.where(shift <= t, probability, 0.0).clamp(0.0, 1.0)

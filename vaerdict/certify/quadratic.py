@@ -118,7 +118,7 @@ class QuadraticForm:
 
 @dataclass(frozen=True, kw_only=True)
 class CentralTable:
-    """`P(Q <= T)` of a central form, tabulated once, so that a bisection can look it up.
+    """`P(Q <= T)` of a central form, tabulated once, so that a search can look it up.
 
     `P(Q <= T)` is log-concave in `log T` (the B-theorem of Cordero-Erausquin, Fradelizi and Maurey 2004), so that lines
     between points of the table, in these logarithms, are lower bounds. Below the table it falls no faster than
@@ -150,9 +150,11 @@ class CentralTable:
         >>> CentralTable.of(torch.ones(1, 2).double())(torch.ones(1).double()).round(decimals=3)
         tensor([0.3930], dtype=torch.float64)
         """
-        form = QuadraticForm.of(variances)
-        largest = variances.amax(dim=1)
+        largest = QuadraticForm.of(variances).variances.amax(dim=1)
         require(bool((largest > 0).all()), "a positive variance in each row", "none")
+        spectra = variances / largest.unsqueeze(1)
+        same = bool((spectra == spectra[:1]).all())  # up to a factor: one row is enough
+        form = QuadraticForm.of(spectra[:1] if same else spectra)
         cdf = _tabulate(form).cummax(dim=1).values
         low = form.reach() * math.exp((1 - cdf.shape[1]) * _STEP)
         positive = cdf > 0
@@ -160,9 +162,13 @@ class CentralTable:
         wanted = torch.special.ndtr(_LEVELS.to(cdf.device)).expand(len(cdf), -1).contiguous()
         index = torch.searchsorted(cdf, wanted).clamp(max=cdf.shape[1] - 1)
         levels = low.unsqueeze(1) * (index * _STEP).exp()
-        at_levels = cdf.gather(1, index)
         return cls(
-            log_cdf=log_cdf, low=low, largest=largest, latent=variances.shape[1], levels=levels, at_levels=at_levels
+            log_cdf=log_cdf.expand(len(variances), -1),
+            low=low * largest,
+            largest=largest,
+            latent=variances.shape[1],
+            levels=levels * largest.unsqueeze(1),
+            at_levels=cdf.gather(1, index).expand(len(variances), -1),
         )
 
     def __call__(self, thresholds: Float64[Tensor, " batch"]) -> Float64[Tensor, " batch"]:

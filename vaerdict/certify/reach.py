@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float64
@@ -31,11 +32,14 @@ class Source:
 
     def at(self, rho: Float64[Tensor, " batch"]) -> Float64[Tensor, "batch ..."]:
         """Bound the change for input changes up to `rho`, by the smallest ball that holds them; infinite beyond."""
-        index = torch.searchsorted(self.radii.contiguous(), rho[:, None].contiguous())[:, 0]
-        inside = index < self.radii.shape[1]
-        rows, index = torch.arange(len(rho), device=rho.device), index.clamp(max=self.radii.shape[1] - 1)
-        slopes, most = self.slopes[rows, index], self.most[rows, index]
-        shape = (-1, *[1] * (slopes.ndim - 1))
+        shape = (-1, *[1] * (self.slopes.ndim - 2))
+        inside = rho <= self.radii[:, -1]
+        if self.radii.shape[1] == 1:
+            slopes, most = self.slopes[:, 0], self.most[:, 0]
+        else:
+            index = torch.searchsorted(self.radii.contiguous(), rho[:, None].contiguous())[:, 0]
+            rows, index = torch.arange(len(rho), device=rho.device), index.clamp(max=self.radii.shape[1] - 1)
+            slopes, most = self.slopes[rows, index], self.most[rows, index]
         change = torch.minimum((slopes * rho.reshape(shape)).nan_to_num(math.inf) * _UP, most)
         return torch.where(inside.reshape(shape), change, math.inf)
 
@@ -81,7 +85,7 @@ class Change:
 
     def at(self, rho: Float64[Tensor, " batch"]) -> Float64[Tensor, "batch ..."]:
         """Bound the change for input changes up to `rho`."""
-        least = torch.stack([one.at(rho) for one in self.sources]).amin(0)
+        least = reduce(torch.minimum, [one.at(rho) for one in self.sources])
         return (least + self.rounding.reshape(-1, *[1] * (least.ndim - 1))) * _UP
 
     def winners(self, rho: Float64[Tensor, " batch"]) -> list[str]:

@@ -11,8 +11,10 @@ from vaerdict.certify.margin import solve_margin
 from vaerdict.certify.quadratic import MOST_NONCENTRAL, CentralTable, QuadraticForm
 
 Radii = Float64[Tensor, " batch"]
+Growth = Callable[[Float64[Tensor, "batch latent"], Float64[Tensor, "batch latent"]], Radii]
 
-_GUESSES = 3
+_PREDICTIONS = 2
+_SAME = 1 + 1e-9
 _SURPRISE = 16.0
 _LIMITS = (32.0, 256.0, MOST_NONCENTRAL)
 _TINY = 1e-300
@@ -53,14 +55,12 @@ def solve_reflection(
     shift: Callable[[Radii], Radii],
     p: float,
     upper: Radii,
-    moving: bool,
-    steps: int = 30,
 ) -> Radii:
     """Give the radii up to which reflection proves the level `p`.
 
-    Where the standard deviations move, the covariance at a guessed radius stands for all, scaled by the largest ratio
-    of a variance to its value there. Any guess gives a verified margin; they halve the interval between those and the
-    guesses that failed.
+    The covariance at one radius stands for all, scaled by the largest ratio of a variance to its value there. Any such
+    radius gives a verified margin. The best is the margin itself: it is predicted by scaling with the ratio of the
+    sums of the variances, unless all variances grow by the same ratio, where every radius gives the same margin.
 
     Args:
         variances: bounds of the covariance's diagonal, non-decreasing in the radius; infinite where unknown.
@@ -68,71 +68,33 @@ def solve_reflection(
         shift: bound of the mean's move, non-decreasing in the radius.
         p: level.
         upper: where the search ends, in input units.
-        moving: whether the variances depend on the radius.
-        steps: bisections.
+
+    >>> def variances(rho):
+    ...     return (1 + rho[:, None] * torch.tensor([[0.1, 0.3]]).double()).square()
+    >>> t, upper = torch.tensor([4.0]).double(), torch.tensor([9.0]).double()
+    >>> solve_reflection(variances, t=t, shift=lambda rho: 2 * rho, p=0.5, upper=upper)
+    tensor([1.0000], dtype=torch.float64)
     """
 
-    def solve(guess: Radii, grows: bool) -> Radii:
-        reference = variances(guess)
+    def solve(radius: Radii, growth: Growth) -> Radii:
+        reference = variances(radius)
         known = torch.isfinite(reference).all(1)
         table = CentralTable.of(torch.where(known[:, None], reference, 1.0))
 
         def probability(rho: Radii) -> Radii:
-            scale = (variances(rho) / reference).amax(1) if grows else torch.ones_like(rho)
+            scale = growth(variances(rho), reference)
             certain = known & torch.isfinite(scale)
             bound = reflection_probability(table, t, shift(rho), torch.where(certain, scale, 1.0))
             return torch.where(certain, bound, 0.0)
 
-        return solve_margin(probability, p, upper, steps)
+        return solve_margin(probability, p, upper)
 
-    margins = torch.zeros_like(t)
-    failed = solve(margins, grows=False)  # no covariance is smaller: only a guess if it grows
-    if not moving:
-        return failed
-    for _ in range(_GUESSES):
-        guess = (margins + failed) / 2
-        found = solve(guess, grows=True)
-        failed = torch.where(found < guess, guess, failed)
-        margins = torch.maximum(margins, found)
-    return margins
-
-
-def reflection_margins(
-    std: Float64[Tensor, "batch latent"],
-    *,
-    a: float,
-    b: float,
-    c: float | Float64[Tensor, " latent"],
-    r: float,
-    p: float,
-    anchored: bool = False,
-) -> Radii:
-    """Give the reflection margins (THEORY 4.3), in input units.
-
-    Args:
-        std: posterior standard deviations.
-        a: Lipschitz constant of the decoder.
-        b: Lipschitz constant of the posterior mean.
-        c: Lipschitz constants of the standard deviations, or one that holds for each.
-        r: allowed distance between reconstructions.
-        p: level.
-        anchored: compare a sample with the reconstruction of the clean mean, not with a clean sample.
-
-    >>> reflection_margins(torch.tensor([[0.1, 0.2]], dtype=torch.float64), a=5, b=5, c=0.0, r=8, p=0.5)
-    tensor([0.3039], dtype=torch.float64)
-    """
-    if len(std) > 1 and bool((std == std[:1]).all()):  # a constant spread has one margin for all images
-        return reflection_margins(std[:1], a=a, b=b, c=c, r=r, p=p, anchored=anchored).expand(len(std))
-    growth = torch.as_tensor(c, dtype=std.dtype, device=std.device).expand(std.shape[1])
-    fastest = float(growth.max())
-    t = torch.full_like(std[:, 0], r / a)
-    upper = t / max(b, fastest / 2)  # with a standard deviation of 2 t less than half of all samples are within t
-
-    def variances(rho: Radii) -> Float64[Tensor, "batch latent"]:
-        moved = std + growth * rho.unsqueeze(1)
-        return moved.square() if anchored else moved.square() + std.square()
-
-    return solve_reflection(variances, t=t, shift=lambda rho: b * rho, p=p, upper=upper, moving=fastest > 0)
+    radius = torch.zeros_like(t)
+    ratios = variances(upper) / variances(radius)
+    if not bool((ratios.amax(1) <= ratios.amin(1) * _SAME).all()):
+        for _ in range(_PREDICTIONS):
+            radius = solve(radius, lambda moved, reference: moved.sum(1) / reference.sum(1))
+    return solve(radius, lambda moved, reference: (moved / reference).amax(1))
 
 
 def coordinate_probability(
@@ -153,20 +115,26 @@ def coordinate_probability(
     shifts = shifts.abs() * _UP
     rest = (t - shifts.norm(dim=1)).clamp(min=0.0)
     best = QuadraticForm.of(variances).cdf(rest.square())
+    moved = torch.where(shifts == 0, 0.0, shifts / variances.sqrt()).square()
     for limit in _LIMITS:
-        best = torch.maximum(best, _split_probability(variances, shifts, t, limit))
+        best = torch.maximum(best, _split_probability(variances, shifts, moved, t, limit))
+        if bool((moved.sum(dim=1) <= limit).all()):  # nothing was left aside, nor will be
+            break
     return best
 
 
 def _split_probability(
-    variances: Float64[Tensor, "batch latent"], shifts: Float64[Tensor, "batch latent"], t: Radii, limit: float
+    variances: Float64[Tensor, "batch latent"],
+    shifts: Float64[Tensor, "batch latent"],
+    moved: Float64[Tensor, "batch latent"],
+    t: Radii,
+    limit: float,
 ) -> Radii:
-    """Bound the probability by a form whose non-centrality is at most `limit`, and the rest aside of it.
+    """Bound the probability by a form whose non-centrality, a sum of `moved`, is at most `limit`, the rest aside of it.
 
     With `|m + e| <= far` for the coordinates aside but for a chance of `exp(-16)`, independently of the others, these
     may use `t^2 - far^2`.
     """
-    moved = torch.where(shifts == 0, 0.0, shifts / variances.sqrt()).square()
     crowded = moved.sum(dim=1, keepdim=True) > limit
     aside = crowded & (moved > 0.9 * limit / moved.shape[1])
     form = QuadraticForm.of(torch.where(aside, 0.0, variances), torch.where(aside, 0.0, moved).sqrt())

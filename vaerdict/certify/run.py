@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vaerdict.certify.methods import METHODS, Batch, Margins
+from vaerdict.certify.methods import METHODS, SMOOTHED, Batch, Margins, missing, missing_draws
 from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.rounding import measured_error
 from vaerdict.certify.statistics import split_confidence
 from vaerdict.lipschitz import NoSoundBound
 from vaerdict.options import CertifyOptions, Question, require
-from vaerdict.results import Row, canonical_json, subjects
+from vaerdict.results import Row, subjects
 from vaerdict.vae import BoundableVAE, Posterior, borrowed, check_images, fingerprint
 
 BATCH_SIZE = 1024
@@ -40,7 +40,8 @@ def certify(
         vae: the model; it is put into evaluation mode for the while.
         images: `[B, *input_shape]`, pixels in the model's `input_range`.
         r: allowed L2 distance between reconstructions, in pixel units.
-        p: the reconstruction must stay within `r` with a probability above this level, in [1/2, 1).
+        p: the reconstruction must stay within `r` with a probability above this level, in [1/2, 1); it plays no part
+            where nothing is random, in `mean` and `smoothed` reconstructions.
         options: methods (default: all that apply), norm, kind of reconstruction, Monte-Carlo draws and confidence.
         seed: of the Monte-Carlo draws; each image has its own.
         sample_ids: index of each image in its source; default 0, 1, 2, ...
@@ -50,11 +51,13 @@ def certify(
 
     Returns:
         Rows of kind `certificate` (and `estimate`, which proves nothing), margins in pixel units, in the norm of the
-        options. A method that does not apply has rows with status `unsupported` and the reason.
+        options. A method that does not apply, or has too few draws, has rows with status `unsupported` and the reason.
+        Rows of `smoothed` reconstructions have a `noise_std` and say nothing of the model without that noise.
 
     Raises:
         NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
-        ValueError: images, `r`, `p` or the posterior are outside their ranges; too few draws for the confidence.
+        ValueError: images, `r`, `p` or the posterior are outside their ranges; too few draws for a method asked for by
+            name, or for every certificate that applies.
 
     >>> from vaerdict.models import build_vae
     >>> from vaerdict.options import ModelOptions
@@ -71,11 +74,14 @@ def certify(
         model = known or ModelBounds(vae, images[:1], options)
         same = model.identity == ModelBounds.identify(vae, images[:1]) and model.options == options
         require(same, "`known` bounds of this model as it is, on its device, and of these options", "others")
-        _check_constant_std(model)
-        reasons = _choose(model)
+        bare = options.noise_std == 0  # else nothing is bounded, and the model may be anything
+        if bare:
+            _check_constant_std(model)
+        reasons = _choose(model, p)
         who = subjects(vae.name, fingerprint(vae), dataset, images.cpu().numpy(), sample_ids)  # type: ignore[arg-type]
         ask = {"r": r, "p": p, "r_relative": r_relative, "seed": seed}
-        kind = {"reconstruction": options.reconstruction, "norm": options.norm}
+        noise = options.noise_std if options.reconstruction == "smoothed" else None
+        kind = {"reconstruction": options.reconstruction, "noise_std": noise, "norm": options.norm}
         machine = {"device": images.device.type, "dtype": str(images.dtype).removeprefix("torch.")}
         rows: list[Row] = []
         for start in range(0, len(images), BATCH_SIZE):
@@ -83,7 +89,7 @@ def certify(
             batch = Batch(
                 model=model,
                 images=images[part],
-                posterior=_posterior(model, images[part]),
+                posterior=_posterior(model, images[part]) if bare else vae.encode(images[part].clone()),
                 r=r,
                 p=p,
                 confidence=_each(reasons, options),
@@ -96,30 +102,41 @@ def certify(
 
 
 def choose_methods(
-    vae: BoundableVAE, images: Float[Tensor, "batch ..."], options: CertifyOptions
+    vae: BoundableVAE, images: Float[Tensor, "batch ..."], options: CertifyOptions, p: float = 0.5
 ) -> dict[str, str | None]:
-    """Give the methods to run, each with the reason why it does not apply to the model, or None where it does.
+    """Give the methods to run, each with the reason why it does not apply at the level `p`, or None where it does.
 
     Raises:
         NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
+        ValueError: too few draws for a method asked for by name, or for every certificate that applies.
     """
     with borrowed(vae), torch.no_grad():
-        return _choose(ModelBounds(vae, images[:1], options))
+        return _choose(ModelBounds(vae, images[:1], options), p)
 
 
-def _choose(model: ModelBounds) -> dict[str, str | None]:
+def _choose(model: ModelBounds, p: float) -> dict[str, str | None]:
     options = model.options
-    reasons = {name: method.reason(model) for name, method in METHODS.items()}
+    reasons = {name: missing(name, model) for name in METHODS}
     usable = [name for name, reason in reasons.items() if reason is None]
     refused = [name for name in options.methods if name not in usable]
     if not options.methods and not any(METHODS[name].kind == "certificate" for name in usable):
-        refused = list(reasons)
+        refused = list(SMOOTHED[::-1] if options.reconstruction == "smoothed" else reasons)
     if refused:
         raise NoSoundBound(
             f"{refused[0]} does not apply to {model.vae.name}: {reasons[refused[0]]}; "
             f"methods that apply: {', '.join(usable) or 'none'}"
         )
-    return {name: reasons[name] for name in options.methods} if options.methods else reasons
+    return _drawn({name: reasons[name] for name in options.methods or reasons}, options, p)
+
+
+def _drawn(reasons: dict[str, str | None], options: CertifyOptions, p: float) -> dict[str, str | None]:
+    """Add the reasons of methods that apply and have too few draws."""
+    usable, each = [name for name, reason in reasons.items() if reason is None], _each(reasons, options)
+    few = {name: few for name in usable if (few := missing_draws(name, options.samples, p, each))}
+    left = any(METHODS[name].kind == "certificate" for name in usable if name not in few)
+    if few and (options.methods or not left):
+        raise ValueError(next(iter(few.values())))
+    return reasons | few
 
 
 def _each(reasons: dict[str, str | None], options: CertifyOptions) -> float:
@@ -158,13 +175,15 @@ def _posterior(model: ModelBounds, images: Tensor) -> Posterior:
 
 def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, Any]]) -> list[Row]:
     method = METHODS[name]
-    facts: dict[str, Any] = {"method": name, "kind": method.kind, "strength": method.strength}
+    facts: dict[str, Any] = {"method": name, "kind": method.kind}
     if reason is not None:
-        return [Row(**columns, **facts, status="unsupported", reason=reason) for columns in common]
+        facts |= {"strength": method.strength, "status": "unsupported", "reason": reason}
+        return [Row(**columns, **facts) for columns in common]
     start = time.perf_counter()
     margins = method.margins(batch)
     strengths = margins.strengths or [method.strength] * len(common)
-    cost: dict[str, Any] = {
+    empty = margins.reasons or ["no radius above 0 was verified"] * len(common)
+    facts |= {
         "confidence": margins.confidence,
         "n_forward": margins.n_forward,
         "n_backward": margins.n_backward,
@@ -173,14 +192,14 @@ def _rows(name: str, reason: str | None, batch: Batch, common: list[dict[str, An
     return [
         Row(
             **columns,
-            **{**facts, "strength": strength},
-            **cost,
+            **facts,
+            strength=strength,
             margin=margin,
-            reason="" if margin > 0 else "no radius above 0 was verified",
-            constants=canonical_json(constants),
+            reason="" if margin > 0 else why,
+            constants=constants,
         )
-        for columns, margin, constants, strength in zip(
-            common, _numbers(name, margins), margins.constants, strengths, strict=True
+        for columns, margin, constants, strength, why in zip(
+            common, _numbers(name, margins), margins.constants, strengths, empty, strict=True
         )
     ]
 

@@ -14,57 +14,30 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vaerdict.certify.draws import draws_at_once, noise_pieces, number_samples
-from vaerdict.certify.statistics import (
-    clopper_pearson_lower,
-    order_statistic_index,
-    require_samples,
-    split_confidence,
-)
+from vaerdict.certify.statistics import clopper_pearson_lower, order_statistic_index, samples_needed, split_confidence
 from vaerdict.options import require
 from vaerdict.vae import VAE, borrowed, check_images
 
 Draw = Callable[[str, int], Iterator[Float64[Tensor, "some pixels"]]]
 """From a purpose and a number of draws to that many reconstructions, piece by piece."""
 
+CANDIDATES = 32
+"""Draws, one of which becomes the smoothed reconstruction."""
 
-@dataclass(frozen=True, kw_only=True)
-class CenterOptions:
-    """How the smoothed reconstruction is found and certified.
+SELECTION = 4000
+"""Draws that choose among the candidates, and as many again that test the choice."""
 
-    Attributes:
-        samples: Draws that certify, per image.
-        selection: Draws that choose among the candidates, and as many again that test the choice.
-        candidates: Draws one of which becomes the smoothed reconstruction.
-        delta: What the balls' probabilities differ from 1/2 by, in (0, 1/2).
-        confidence: Of one image's statement, about one moved image.
+SHARE = 0.55
+"""`u`, the probability that the small ball must keep; `1 - u` (exact in floats) is what the centre's must exceed."""
+
+
+def confidence_of_each(confidence: float) -> float:
+    """Give the confidence of each of the four statements: candidate, other draws, test and clean probability.
+
+    >>> round(confidence_of_each(0.996), 12)
+    0.999
     """
-
-    samples: int = 10_000
-    selection: int = 4000
-    candidates: int = 32
-    delta: float = 0.05
-    confidence: float = 0.999
-
-    def __post_init__(self) -> None:
-        require(0 < self.delta < 0.5, "`delta` in (0, 1/2)", self.delta)
-        require_samples("candidates", self.candidates, self.rest, self.each)
-        require_samples("selection", self.selection, self.rest, self.each)
-        require_samples("samples", self.samples, self.share, self.each)
-
-    @property
-    def each(self) -> float:
-        """Give the confidence of each of the four statements."""
-        return split_confidence(self.confidence, 4)
-
-    @property
-    def share(self) -> float:
-        """Give `u`, the probability that the small ball must keep."""
-        return 0.5 + self.delta
-
-    @property
-    def rest(self) -> float:
-        """Give `1 - u`, exact in floating point."""
-        return 1 - self.share
+    return split_confidence(confidence, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +62,22 @@ def estimate_centers(
     images: Float[Tensor, "batch ..."],
     *,
     noise_std: float,
-    options: CenterOptions = CenterOptions(),
+    confidence: float = 0.999,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
 ) -> list[Center]:
-    """Find the smoothed reconstructions that `certify_center` speaks of; `noise_std` 0 leaves the posterior's noise.
+    """Find the smoothed reconstructions that the certificates `center` and `latent_center` speak of.
 
-    A moved image needs draws of its own: use another seed than for the image that was certified.
+    Args:
+        vae: any VAE.
+        images: `[B, *input_shape]`, pixels in the model's `input_range`.
+        noise_std: standard deviation of the noise on the pixels; 0 leaves the posterior's own noise.
+        confidence: as in the certificate's row.
+        seed: as in the row for the image that was certified; another one for a moved image, which has its own draws.
+        sample_ids: index of each image in its source; default 0, 1, 2, ...
 
     Raises:
-        ValueError: images outside the model's range, `noise_std` < 0.
+        ValueError: images outside the model's range, `noise_std` < 0, `confidence` outside (0, 1).
 
     >>> from vaerdict.models import build_vae
     >>> from vaerdict.options import ModelOptions
@@ -109,7 +88,16 @@ def estimate_centers(
     """
     draws = prepare_draws(vae, images, noise_std, seed, number_samples(len(images), sample_ids))
     with borrowed(vae), torch.no_grad():
-        return [find_center(draw, options) for draw in draws]
+        return [find_center(draw, confidence) for draw in draws]
+
+
+def count_candidates(confidence: float) -> int:
+    """Give how many candidates there are: enough that one lies in a set of probability `u`.
+
+    >>> count_candidates(0.999)
+    32
+    """
+    return max(CANDIDATES, samples_needed(1 - SHARE, confidence_of_each(confidence)))
 
 
 def prepare_draws(vae: VAE, images: Tensor, noise_std: float, seed: int, sample_ids: Sequence[int]) -> list[Draw]:
@@ -152,17 +140,17 @@ def count_near(pieces: Iterator[Tensor], center: Tensor, radius: float) -> int:
     return sum(int((_distances(piece, center.unsqueeze(0)) <= radius).sum()) for piece in pieces)
 
 
-def find_center(draw: Draw, options: CenterOptions) -> Center:
+def find_center(draw: Draw, confidence: float) -> Center:
     """Choose the candidate with the smallest ball, then test that ball on fresh draws."""
-    candidates = torch.cat(list(draw("candidates", options.candidates)))
-    distances = torch.cat([_distances(piece, candidates) for piece in draw("select", options.selection)])
-    nearest = order_statistic_index(options.selection, options.rest, options.each)
-    radii = distances.kthvalue(nearest, dim=0).values
-    radius, best = radii.min(dim=0)
+    each, rest = confidence_of_each(confidence), 1 - SHARE
+    candidates = torch.cat(list(draw("candidates", count_candidates(confidence))))
+    distances = torch.cat([_distances(piece, candidates) for piece in draw("select", SELECTION)])
+    nearest = order_statistic_index(SELECTION, rest, each)
+    radius, best = distances.kthvalue(nearest, dim=0).values.min(dim=0)
     center = candidates[best]
     if not torch.isfinite(radius):
         return Center(pixels=center, radius=float(radius), tested=0, reason="too many reconstructions are not finite")
-    tested = count_near(draw("test", options.selection), center, float(radius))
-    shown = clopper_pearson_lower(tested, options.selection, options.each)
-    reason = f"the ball of the centre is only shown to have a probability of {shown:.3g}, not above {options.rest:.3g}"
-    return Center(pixels=center, radius=float(radius), tested=tested, reason="" if shown > options.rest else reason)
+    tested = count_near(draw("test", SELECTION), center, float(radius))
+    shown = clopper_pearson_lower(tested, SELECTION, each)
+    reason = f"the ball of the centre is only shown to have a probability of {shown:.3g}, not above {rest:.3g}"
+    return Center(pixels=center, radius=float(radius), tested=tested, reason="" if shown > rest else reason)

@@ -73,9 +73,12 @@ class Case(Stated):
         copies = self.latent // math.prod(found.output_shape) if found.output_shape else self.latent
         return self.at_least("c", self.number("c"), found.constant * arb(copies).sqrt())
 
-    def at_least(self, name: str, stated: float, proved: arb) -> arb:
-        """Give the larger of a stated and a proved bound, and say so where the stated one is too small."""
-        if not arb(stated) * (1 + TOLERANCE) >= proved:
+    def at_least(self, name: str, stated: float, proved: arb, slack: arb | float = 0.0) -> arb:
+        """Give the larger of a stated and a proved bound, and say so where the stated one is too small.
+
+        `slack` is what of the proved one may be rounding.
+        """
+        if not arb(stated) * (1 + TOLERANCE) + slack >= proved:
             self.notes.fail(f"`{name}` is stated as {stated!r}, and must be at least {float(proved.upper())!r}")
         return larger_at_most(proved, arb(stated))
 
@@ -85,24 +88,28 @@ class Case(Stated):
         return arb(self.number(name))
 
     def shift(self, per: float = 1.0) -> arb:
-        """Bound `|mu(x + delta) - mu(x)| / per` at the margin checked; `per` is a standard deviation, or 1.
+        """Bound `|mu(x + delta) - mu(x)| / per` at the margin checked; `per` is a standard deviation, or 1."""
+        self.rounding("mean_rounding")
+        if self.claim.constants.get("shift_by", "global") != "global":
+            self.notes.state("the shift of the posterior mean")
+            return arb(self.number("shift"))
+        return self.shift_by(self.lipschitz("b", "mean") / per)
+
+    def shift_by(self, slope: arb) -> arb:
+        """Bound a shift from its slope; a stated one may not be below.
 
         A stated bound holds at the claimed margin; it shrinks with the radius, rounding apart.
         """
         given = "shift" in self.claim.constants
         stated = arb(self.number("shift")) * (1 - arb(TOLERANCE)) if given else arb(0)
-        rounding = self.rounding("mean_rounding")
-        if self.claim.constants.get("shift_by", "global") != "global":
-            self.notes.state("the shift of the posterior mean")
-            return arb(self.number("shift"))
-        proved = self.lipschitz("b", "mean") * self.radius / per + rounding
+        proved = slope * self.radius + self.rounding("mean_rounding")
         if given and not stated * (1 + 2 * arb(TOLERANCE)) >= proved:
             self.notes.fail(f"`shift` is {self.number('shift')!r}, and must be at least {float(proved.upper())!r}")
         return larger_at_most(stated, proved)
 
-    @cached_property
-    def reach(self) -> arb:
-        """The distance between latents that the decoder can take: `(r - 2 E) / a`.
+    @property
+    def room(self) -> arb:
+        """The distance between reconstructions that is left after rounding: `r - 2 E`.
 
         Raises:
             Malformed: rounding alone may move a reconstruction by `r`.
@@ -110,7 +117,12 @@ class Case(Stated):
         room = arb(self.claim.r) - 2 * self.rounding("decoder_rounding")
         if not room > 0:
             raise Malformed(f"expected `r` above twice the rounding, got {self.claim.r!r}")
-        return room / self.lipschitz("a", "decoder")
+        return room
+
+    @cached_property
+    def reach(self) -> arb:
+        """The distance between latents that the decoder can take: `(r - 2 E) / a`."""
+        return self.room / self.lipschitz("a", "decoder")
 
     def std(self, values: Sequence[float]) -> None:
         """Hold standard deviations against the model's, where they are constant; else take them as stated."""
@@ -131,20 +143,33 @@ class Case(Stated):
             self.notes.state("how far the standard deviations move")
         return moved
 
-    def clean_share(self, name: str = "successes") -> Share:
-        """Give what the Monte-Carlo counts say of the event's probability."""
-        successes, trials = self.count(name), self.count("samples")
-        if not 0 <= successes <= trials:
-            raise Malformed(f"expected at most {trials} successes, got {successes}")
-        self.notes.state("the Monte-Carlo counts")
-        return Share(successes, trials, self.alpha)
+    def whitened(self) -> arb:
+        """Bound the shift in standard deviations."""
+        least = self.number("std_min")
+        self.std([least])
+        if not least > 0:
+            raise Malformed("expected a positive `std_min`")
+        return self.shift(per=least)
 
-    @cached_property
-    def alpha(self) -> arb:
-        """The allowed error: as stated, and not above what the row's confidence leaves."""
+    def clean_share(self, successes: str = "successes", samples: str = "samples", statements: int = 1) -> Share:
+        """Give what Monte-Carlo counts say of an event's probability.
+
+        Args:
+            successes: name of the count.
+            samples: name of the number of draws.
+            statements: how many share the allowed error of the certificate in equal parts.
+        """
+        found, trials = self.count(successes), self.count(samples)
+        if not 0 <= found <= trials:
+            raise Malformed(f"expected at most {trials} `{successes}`, got {found}")
+        self.notes.state("the Monte-Carlo counts")
+        return Share(found, trials, self.allowed(statements))
+
+    def allowed(self, statements: int) -> arb:
+        """Give the allowed error of one of so many statements: as stated, and not above what the confidence leaves."""
         if self.claim.confidence is None:
             raise Malformed("expected a confidence")
-        left = 1 - arb(self.claim.confidence)
+        left = (1 - arb(self.claim.confidence)) / statements
         stated = arb(self.number("alpha", float(left.lower())))
         if not stated <= left + 1e-12:
             self.notes.fail(f"`alpha` is {float(stated)!r}, more than the confidence leaves")

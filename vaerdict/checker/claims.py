@@ -39,6 +39,7 @@ class Claim:
     r: float
     p: float
     reconstruction: str
+    noise_std: float | None = None
     margin: float | None
     confidence: float | None
     constants: dict[str, Any]
@@ -50,7 +51,8 @@ class Claim:
 
 
 FIELDS = tuple(field.name for field in fields(Claim))
-_NUMBERS = ("r", "p", "margin", "confidence", "constants")
+_NUMBERS = ("r", "p", "noise_std", "margin", "confidence", "constants")
+_LATER = ("noise_std",)  # runs from before it was a column lack it
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -61,13 +63,14 @@ def read_claims(path: Path) -> list[Claim]:
     """
     try:
         entries = json.loads(path.read_text())["certificates"]
-        return [Claim(**{name: _field(name, entry[name]) for name in FIELDS}) for entry in entries]
+        return [Claim(**{name: _field(name, entry) for name in FIELDS}) for entry in entries]
     except (OSError, UnicodeError, json.JSONDecodeError, LookupError, TypeError) as error:
         raise ValueError(f"cannot read the exported certificates {path.name}: {type(error).__name__} {error}") from None
 
 
-def _field(name: str, value: Any) -> Any:
+def _field(name: str, entry: dict[str, Any]) -> Any:
     """Decode what holds numbers: text elsewhere stays text, as the norm's name `inf` or a data set called `nan`."""
+    value = entry.get(name) if name in _LATER else entry[name]
     return decode_numbers(value) if name in _NUMBERS else value
 
 

@@ -68,6 +68,10 @@ class Layer:
         Raises:
             Unknown: there is no rule for it here.
         """
+        return self._bound
+
+    @cached_property
+    def _bound(self) -> float:
         if self.is_linear:
             return bound_matrix_norm(self.matrix)
         rule = _SLOPES.get(self.call.kind)
@@ -111,11 +115,20 @@ def _convolution(layer: Layer) -> np.ndarray:
     return convolution_matrix(weight, layer.shape[1:], **facts, circular=circular)
 
 
-def _batch_norm(layer: Layer) -> float:
+def batch_norm_factors(layer: Layer) -> np.ndarray:
+    """Give what a batch normalisation multiplies each channel by, but for a few roundings.
+
+    Raises:
+        Unknown: it depends on the batch.
+    """
     if "running_var" not in layer.tensors:
         raise Unknown("batch normalisation without running statistics depends on the batch")
     deviation = np.sqrt(layer.tensors["running_var"] + layer.option("eps", 1, 1e-5))
-    return float(np.max(np.abs(layer.tensors.get("weight", np.ones_like(deviation))) / deviation)) * (1 + 1e-15)
+    return layer.tensors.get("weight", np.ones_like(deviation)) / deviation
+
+
+def _batch_norm(layer: Layer) -> float:
+    return float(np.max(np.abs(batch_norm_factors(layer)))) * (1 + 1e-15)
 
 
 def _by(name: str, default: float) -> Callable[[Layer], float]:
@@ -131,7 +144,7 @@ def _softplus(layer: Layer) -> float:
 def _gelu(layer: Layer) -> float:
     if layer.option("approximate", 0, "none") != "none":
         raise Unknown("only the exact GELU is known here")
-    return 1.129
+    return 1.1289043
 
 
 def _always(value: float) -> Callable[[Layer], float]:
@@ -162,7 +175,7 @@ _SLOPES: dict[str, Callable[[Layer], float]] = {
     **dict.fromkeys(("ReLU", "Tanh", "MaxMin", "GroupSort", "Householder"), _always(1.0)),
     **dict.fromkeys(("Identity", "Flatten", "Unflatten", "Select", "Dropout", "Dropout2d"), _always(1.0)),
     "Sigmoid": _always(0.25),
-    "SiLU": _always(1.1),
+    "SiLU": _always(1.0998394),
     "GELU": _gelu,
     "Softplus": _softplus,
     "LeakyReLU": _by("negative_slope", 0.01),

@@ -32,17 +32,25 @@ class Map:
     """One of the model's maps: its layers, and a proved bound of its constant.
 
     Attributes:
-        own: the layers that are the model's encoder or decoder, without what the map adds, in the order of
-            evaluation; empty where one of them is not understood here.
+        layers: those that are the model's encoder or decoder, without what the map adds, in the order of evaluation;
+            None for one that is not understood here.
+        factors: the constants of these layers, as recomputed or as claimed.
         output_shape: of the last layer; None where it is not known here.
         constant: product of the layers' constants; of those that cannot be recomputed, as claimed.
         notes: what is wrong with the claims about its layers, and what had to be taken as stated.
     """
 
-    own: tuple[Layer, ...]
+    layers: tuple[Layer | None, ...]
+    factors: tuple[arb, ...]
     output_shape: Shape | None
     constant: arb
     notes: Notes
+
+    @property
+    def own(self) -> tuple[Layer, ...]:
+        """The model's own layers; none where one of them is not understood here."""
+        known = tuple(layer for layer in self.layers if layer is not None)
+        return known if len(known) == len(self.layers) else ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Builder:
         notes = Notes()
         claimed = own_entries(self.told.get(role), row, [*before, *after], self.weights, notes)
         shape: Shape | None = self.facts.input_shape if role != "decoder" else (self.facts.latent,)
-        product, own = arb(1), []
+        product, own, factors = arb(1), [], []
         names = [("", text) for text in before] + row + [("", text) for text in after]
         constants = [None] * len(before) + claimed + [None] * len(after)
         for (path, text), stated in zip(names, constants, strict=True):
@@ -81,9 +89,11 @@ class Builder:
                 return constant
             product *= constant
             shape = _next_shape(layer)
-            own += [layer] if path and layer is not None else []
+            if path:
+                own.append(layer)
+                factors.append(constant)
         self._check_end(role, shape, notes)
-        return Map(tuple(own) if len(own) == len(row) else (), shape, product, notes)
+        return Map(tuple(own), tuple(factors), shape, product, notes)
 
     def _added(self, role: str) -> tuple[list[str], list[str]] | str:
         """Give what the map does before and after the model's own layers, as torch would print it."""

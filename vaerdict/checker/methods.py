@@ -8,7 +8,10 @@ from vaerdict.checker.balls import larger, noncentral_cdf, normal_cdf
 from vaerdict.checker.case import Case
 from vaerdict.checker.moving import needed_probability, stays_above
 from vaerdict.checker.quadratic import Quadratic, coordinate_probability, reflection_probability
+from vaerdict.checker.seam import seam
 from vaerdict.checker.stated import Malformed
+from vaerdict.checker.statistical import center, hierarchical, latent_center
+from vaerdict.checker.wide import stays_above_widely, wide_order
 
 
 def isotropic(case: Case) -> bool:
@@ -72,35 +75,35 @@ def coordinate(case: Case) -> bool:
 
 
 def shift(case: Case) -> bool:
-    """Evaluate the Gaussian shift from the counted clean probability (THEORY 4.4)."""
+    """Evaluate the Gaussian shift from the counted probability (THEORY 4.4), or what wider draws show (4.5)."""
     if not case.has_constant_std:
         raise Malformed("expected standard deviations that do not move")
-    return case.clean_share().exceeds(needed_probability(case.level, _whitened(case)))
-
-
-def _whitened(case: Case) -> arb:
-    """Give the bound of the shift in standard deviations."""
-    least = case.number("std_min")
-    case.std([least])
-    if not least > 0:
-        raise Malformed("expected a positive `std_min`")
-    return case.shift(per=least)
+    whitened, share = case.whitened(), case.clean_share()
+    if wide_order(case):
+        return stays_above_widely(case, share, whitened, [(arb(1), arb(1))])
+    return share.exceeds(needed_probability(case.level, whitened))
 
 
 def shift_moving(case: Case) -> bool:
     """Evaluate the shift where standard deviations move too (THEORY 4.5)."""
     low, high = case.numbers("ratio_low"), case.numbers("ratio_high")
     case.notes.state("how far the standard deviations move")
-    whitened, share = _whitened(case), case.clean_share()
+    whitened, share = case.whitened(), case.clean_share()
     ratios = [(arb(least), arb(most)) for least, most in zip(low, high, strict=True)]
     if not all(0 < least <= 1 <= most for least, most in zip(low, high, strict=True)):
         return False
+    if wide_order(case):
+        return stays_above_widely(case, share, whitened, ratios)
     return stays_above(case.level, share, whitened, ratios)
 
 
 def deterministic(case: Case) -> bool:
-    """Compare the means' reconstructions (THEORY 4.8)."""
-    return bool(case.shift() <= case.reach)
+    """Compare the means' reconstructions (THEORY 4.8); a slope on a ball of latents is taken as stated."""
+    if case.claim.constants.get("a_by", "global") == "global":
+        return bool(case.shift() <= case.reach)
+    case.notes.state("the decoder's slope on a ball around the mean")
+    shift, slope = case.shift(), arb(case.number("a"))
+    return bool(shift <= case.number("ball") and slope * shift <= case.room)
 
 
 def coupling(case: Case) -> bool:
@@ -131,11 +134,15 @@ METHODS: dict[str, Callable[[Case], bool]] = {
     "barrett": barrett,
     "isotropic": isotropic,
     "reflection": reflection,
+    "seam": seam,
     "coordinate": coordinate,
     "shift": shift,
     "shift_moving": shift_moving,
     "deterministic": deterministic,
     "coupling": coupling,
     "support": support,
+    "center": center,
+    "latent_center": latent_center,
+    "hierarchical": hierarchical,
 }
 """The methods that are covered; any other is reported as not covered."""

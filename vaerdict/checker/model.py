@@ -10,6 +10,7 @@ from typing import Any
 from vaerdict.checker.claims import decode_numbers
 from vaerdict.checker.facts import Facts, read_facts
 from vaerdict.checker.maps import PARTS, Builder, Map
+from vaerdict.checker.parted import Parted, part
 from vaerdict.checker.printed import Printed, read_printed
 from vaerdict.checker.weights import Stored, fingerprint, read_weights
 
@@ -74,6 +75,15 @@ class Model:
             return dict.fromkeys(PARTS, "how the model uses its layers is not in the print")
         builder = Builder(self.printed, self.facts, self.weights, self.network["maps"])
         return {role: builder.build(role) for role in PARTS}
+
+    @cached_property
+    def parted(self) -> Parted | str:
+        """The model parted behind its decoder's first layer; the reason in words where that is not known here.
+
+        Raises:
+            ValueError: the decoder does not begin with a dense layer.
+        """
+        return part(self.maps["mean"], self.maps["decoder"], self.latent)
 
 
 def read_model(folder: Path) -> Model:

@@ -47,16 +47,22 @@ def _binary_divergence(q: arb, p: arb) -> arb:
 def _renyi(order: arb, clean: arb, whitened: arb, ratios: Ends) -> arb:
     """Bound the moved probability by Hoelder: `Q(E) <= (P(E) exp(D))^((s - 1) / s)` for the complement `E`.
 
-    `D = s m^2 / (2 v) - ln v / (2 (s - 1)) - ln q`, `v = s + (1 - s) q^2`, is the divergence of order `s` of
-    `N(m, q^2)` from `N(0, 1)`; it is convex in `q^2`.
+    The divergence `D` of order `s` of `N(m, q^2)` from `N(0, 1)` is that of `N(0, q^2)` and `s m^2 / (2 v)`, with
+    `v = s + (1 - s) q^2`; it is convex in `q^2`.
     """
     narrow = [order + (1 - order) * high * high for _, high in ratios]
     if not all(one > 0 for one in narrow):
         return arb(0)
-
-    def term(q: arb) -> arb:
-        return -(order + (1 - order) * q * q).log() / (2 * (order - 1)) - q.log()
-
     least = min(narrow, key=lambda one: float(one.lower()))
-    divergence = order * whitened**2 / (2 * least) + sum((larger_at_most(*map(term, ends)) for ends in ratios), arb(0))
+    spread = sum((larger_at_most(*(spread_divergence(order, end) for end in ends)) for ends in ratios), arb(0))
+    divergence = order * whitened**2 / (2 * least) + spread
     return 1 - (((1 - clean).log() + divergence) * (order - 1) / order).exp()
+
+
+def spread_divergence(order: arb, q: arb) -> arb:
+    """Give the Renyi divergence of `N(0, q^2)` from `N(0, 1)`: `-ln v / (2 (s - 1)) - ln q`, `v = s + (1 - s) q^2 > 0`.
+
+    >>> spread_divergence(arb(2), arb(1)).contains(0)
+    True
+    """
+    return -(order + (1 - order) * q * q).log() / (2 * (order - 1)) - q.log()

@@ -27,12 +27,16 @@ RULES = {
     "barrett": Rule(reconstructions=("sampled",), norms=("2",)),
     "isotropic": Rule(strengths=_PROVED),
     "reflection": Rule(strengths=_PROVED),
+    "seam": Rule(),
     "coordinate": Rule(),
     "deterministic": Rule(strengths=_PROVED, reconstructions=("mean",)),
     "support": Rule(reconstructions=(*_RANDOM, "mean")),
     "shift": Rule(strengths=_STATISTICAL),
     "shift_moving": Rule(strengths=_STATISTICAL),
     "coupling": Rule(strengths=_STATISTICAL),
+    "center": Rule(strengths=_STATISTICAL, reconstructions=("smoothed",)),
+    "latent_center": Rule(strengths=_STATISTICAL, reconstructions=("smoothed",)),
+    "hierarchical": Rule(strengths=_STATISTICAL, norms=("2",)),
 }
 
 
@@ -51,6 +55,8 @@ def faults(claim: Claim) -> list[str]:
     ):
         if value not in allowed:
             found.append(f"expected `{name}` in {', '.join(allowed)} with {claim.method}, got {value!r}")
+    if claim.noise_std is not None and claim.reconstruction != "smoothed":
+        found.append(f"expected no `noise_std` but with smoothed reconstructions, got {claim.noise_std!r}")
     if claim.margin is None or not _is_number(claim.margin) or claim.margin < 0:
         found.append(f"expected a finite margin >= 0, got {claim.margin!r}")
     if not _is_number(claim.r) or claim.r <= 0:
@@ -70,17 +76,24 @@ def _faults_of_confidence(claim: Claim, rule: Rule) -> list[str]:
 
 
 def _faults_of_sources(claim: Claim) -> list[str]:
-    """Only a shift may rest on something else than the layers; boxes are never proved."""
+    """Only a shift, and the slope of a decoder of means, may rest on something else than the layers.
+
+    Boxes are never proved.
+    """
     if not isinstance(claim.constants, dict):
         return [f"expected constants by name, got {claim.constants!r:.40}"]
+    known: dict[str, tuple[str, ...]] = {"shift_by": ("global", "local", "box")}
+    if claim.method == "deterministic":
+        known["a_by"] = ("global", "local")
     found = [
         f"expected no `{name}`: this constant rests on the layers"
         for name in claim.constants
-        if name.endswith("_by") and name != "shift_by"
+        if name.endswith("_by") and name not in known
     ]
+    for name, allowed in known.items():
+        if (source := claim.constants.get(name, "global")) not in allowed:
+            found.append(f"expected `{name}` in {', '.join(allowed)}, got {source!r}")
     source = claim.constants.get("shift_by", "global")
-    if source not in ("global", "local", "box"):
-        found.append(f"expected `shift_by` in global, local, box, got {source!r}")
     if source == "box" and claim.strength == "proved":
         found.append("expected `numerical` where the shift is bounded by a box, got `proved`")
     return found

@@ -111,7 +111,7 @@ class _Checker:
 
     def _check(self, claim: Claim) -> tuple[Notes, bool]:
         notes = Notes()
-        model = self._model(claim.model_sha256)
+        model = self._model_of(claim, notes)
         if isinstance(model, str):
             notes.fail(model)
         elif claim.method not in METHODS:
@@ -119,6 +119,13 @@ class _Checker:
         else:
             verify(Case(claim, model, notes))
         return notes, True
+
+    def _model_of(self, claim: Claim, notes: Notes) -> Model | str:
+        """Give the model of a claim; none of a hierarchical one, which has no maps to export, need be stored."""
+        if claim.method == "hierarchical" and not (self.home / claim.model_sha256).is_dir():
+            notes.state("the model, which is not stored")
+            return Model(claim.model_sha256, {}, {})
+        return self._model(claim.model_sha256)
 
     def _model(self, sha256: str) -> Model | str:
         if sha256 not in self.models:

@@ -5,8 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float64
 
-UNIT = 2.0**-53
-"""Unit roundoff of float64."""
+from vaerdict.checker.products import UNIT, Near, round_up
 
 
 def bound_matrix_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:
@@ -31,45 +30,39 @@ def bound_matrix_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:
     w = matrix / scale  # a power of two: exact, but for numbers that are far too small to matter
     w = w if w.shape[0] <= w.shape[1] else w.T
     lost = 2.0**-1020 * w.size  # what such numbers add to |W| at most
-    gram, gram_error = _product_with_transpose(w)
-    squared = _attempt(gram, gram_error)
-    return _up(math.sqrt(_up(squared)) + lost) * scale
+    squared = _attempt(Near(w) @ Near(w.T))
+    return round_up(math.sqrt(round_up(squared)) + lost) * scale
 
 
-def _attempt(gram: np.ndarray, gram_error: float) -> float:
+def _attempt(gram: Near) -> float:
     """Bound the largest eigenvalue of the matrix that `gram` is near to."""
-    size = len(gram)
-    largest = float(np.linalg.eigvalsh(gram)[-1])
+    size = len(gram.values)
+    largest = float(np.linalg.eigvalsh(gram.values)[-1])
     for gap in (2.0, 16.0, 256.0, 65536.0):
         tau_squared = largest * (1 + gap * size * UNIT) + 2.0**-1000
-        rest = tau_squared * np.eye(size) - gram
+        rest = Near(tau_squared * np.eye(size)).minus(gram)
         try:
-            factor = np.linalg.cholesky(rest)
+            factor = Near(np.linalg.cholesky(rest.values))
         except np.linalg.LinAlgError:
             continue
-        product, product_error = _product_with_transpose(factor)
-        residual = product - rest
-        # Two subtractions were rounded: each is off by a unit of its result.
-        rounding = 2 * UNIT * (_norm(rest) + _norm(residual))
-        return _up(tau_squared + _norm(residual) + rounding + gram_error + product_error, 8)
-    return _up(_norm(gram) + gram_error)
+        residual = (factor @ Near(factor.values.T)).minus(rest)
+        return round_up(tau_squared + residual.size, 8)
+    return gram.size
 
 
-def _product_with_transpose(a: np.ndarray) -> tuple[np.ndarray, float]:
-    """Give `A A^T` with a bound of the error's Frobenius norm, underflow included."""
-    inner = a.shape[1]
-    gamma = inner * UNIT / (1 - inner * UNIT)
-    magnitude = np.abs(a)
-    bound = _norm(magnitude @ magnitude.T) * (1 + 2 * gamma)
-    return a @ a.T, _up(gamma * bound + inner * a.shape[0] * 2.0**-1070, 4)
+def bound_eigenvalues(near: Near) -> Float64[np.ndarray, " size"]:
+    """Bound every eigenvalue of the positive semi-definite matrix that a symmetric one is near to, in rising order.
 
+    With any numbers `l` and any square matrix `Q`: by Ostrowski's theorem the eigenvalues of `Q diag(l) Q^T` are at
+    most `max(l, 0) |Q|^2`, each the one of its rank, and by Weyl's those of another matrix are at most their distance
+    farther up. Computed eigenvectors make that distance tiny; were they wrong, the bounds would be large, not false.
 
-def _norm(matrix: np.ndarray) -> float:
-    """Bound the Frobenius norm of a stored matrix from above."""
-    return float(np.linalg.norm(matrix)) * (1 + 2 * (matrix.size + 4) * UNIT)
-
-
-def _up(value: float, steps: int = 2) -> float:
-    for _ in range(steps):
-        value = math.nextafter(value, math.inf)
-    return value
+    >>> bound_eigenvalues(Near(np.diag([3.0, 1.0]))).round(9)
+    array([1., 3.])
+    """
+    values, vectors = np.linalg.eigh(near.values)
+    q = Near(vectors)
+    stretch = (Near(vectors.T) @ q).minus(Near(np.eye(len(values)))).size
+    apart = (q.scaled(values) @ Near(vectors.T)).minus(near).size
+    bounds = np.sort(values.clip(min=0.0)) * (1 + round_up(stretch, 4)) + apart
+    return np.nextafter(np.nextafter(bounds, np.inf), np.inf)

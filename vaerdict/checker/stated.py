@@ -48,12 +48,21 @@ class Stated:
         Raises:
             Malformed: it is missing or something else.
         """
+        values = self.listed(name)
+        self.same_latents(name, len(values))
+        return values
+
+    def listed(self, name: str) -> list[float]:
+        """Give a list of finite numbers >= 0, however many.
+
+        Raises:
+            Malformed: it is missing or something else.
+        """
         values = self.claim.constants.get(name)
         if not isinstance(values, list) or not values:
             raise Malformed(f"expected `{name}` as a list of numbers, got {values}")
         if not all(isinstance(one, float) and 0 <= one < math.inf for one in values):
             raise Malformed(f"expected finite numbers >= 0 in `{name}`")
-        self.same_latents(name, len(values))
         return values
 
     def same_latents(self, name: str, count: int) -> None:

@@ -155,8 +155,8 @@ def _page(
         "facts": facts,
         "packages": facts["environment"].get("packages", {}),
         "verdicts": [_verdict(group) for group in found],
-        "reconstructions": {kind: words.RECONSTRUCTIONS[kind] for kind in sorted({g.reconstruction for g in found})},
-        "random": sorted({g.reconstruction for g in found} - {"mean"}),
+        "reconstructions": {_kind(g): words.reconstruction(g) for g in sorted(found, key=_kind)},
+        "random": sorted({g.reconstruction for g in found if not g.smoothed} - {"mean"}),
         "relative": any(group.r_relative is not None for group in found),
         "several": len(found) > len({group.topic for group in found}),
         "narrow": len(found) == 1,
@@ -170,6 +170,10 @@ def _page(
         "witnesses": len(witnesses),
         "meanings": {kind: words.MEANINGS[kind] for kind in kinds},
     }
+
+
+def _kind(group: Group) -> str:
+    return group.reconstruction.partition(",")[0]  # whatever the noise
 
 
 def _verdict(group: Group) -> dict[str, str]:

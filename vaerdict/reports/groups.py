@@ -12,6 +12,7 @@ GROUP = ["label", "dataset", "norm", "r", "p", "reconstruction"]
 QUESTION = GROUP[1:]
 STRENGTHS = ("proved", "numerical", "statistical")
 NORMS = {"2": "L2", "inf": "L∞"}
+SMOOTHED = "smoothed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,11 @@ class Group:
         scale = ("pixels", self.r) if self.r_relative is None else ("relative", self.r_relative)
         return self.dataset, self.norm, *scale, self.p, self.reconstruction
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether the smoothed reconstruction is meant, rather than the model's own."""
+        return self.reconstruction.startswith(SMOOTHED)
+
     def certified(self, strength: str) -> pd.DataFrame:
         """Give the lines with a certificate of one strength."""
         return self.rows[(self.rows["strength"] == strength) & self.rows["certified"].notna()]
@@ -48,13 +54,20 @@ class Group:
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """Add `label`: the model's name, with the start of its hash where several weights share a name.
 
-    >>> table = pd.DataFrame({"model": ["a", "a"], "model_sha256": ["12345678", "abcdefgh"]})
-    >>> list(labelled(table)["label"])
-    ['a (123456)', 'a (abcdef)']
+    Smoothed reconstructions get their noise into their name: another noise is another question.
+
+    >>> facts = {"reconstruction": ["smoothed", "mean"], "noise_std": [0.25, None]}
+    >>> table = labelled(pd.DataFrame({"model": ["a", "a"], "model_sha256": ["12345678", "abcdefgh"], **facts}))
+    >>> list(table["label"]), list(table["reconstruction"])
+    (['a (123456)', 'a (abcdef)'], ['smoothed, noise 0.25', 'mean'])
     """
     shared = table.groupby("model")["model_sha256"].transform("nunique") > 1
     named = table["model"] + " (" + table["model_sha256"].str[:6] + ")"
-    return table.assign(label=named.where(shared, table["model"]))
+    kind = table["reconstruction"]
+    noise = pd.Series(
+        [f"{SMOOTHED}, noise {float(one)!r}" for one in table["noise_std"]], index=table.index, dtype=kind.dtype
+    )
+    return table.assign(label=named.where(shared, table["model"]), reconstruction=kind.where(kind != SMOOTHED, noise))
 
 
 def strengths(table: pd.DataFrame) -> list[str]:
@@ -87,7 +100,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
 def _without_lone_radii(table: pd.DataFrame) -> pd.DataFrame:
     fixed = (table["kind"] == "attack") & table["fixed_radius"].eq(True)
     search = (table["kind"] == "attack") & ~fixed & (table["status"] == "ok") & table["margin"].notna()
-    searched = search.groupby([table[name] for name in KEY]).transform("any")
+    searched = search.groupby([table[name] for name in KEY], dropna=False).transform("any")
     return table[~fixed | searched]
 
 

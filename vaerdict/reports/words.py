@@ -12,12 +12,29 @@ RECONSTRUCTIONS = {
     "mean": "both reconstructions are decoded from the posterior means, nothing is random",
 }
 
+SMOOTHED = (
+    "the centre of many reconstructions of the image, with so much normal noise on its pixels (with 0, the posterior's "
+    "own noise), stays within r of the one found for the clean image; the level p plays no part, and nothing is said "
+    "of the model without the noise"
+)
+
 MEANINGS = {
     "proved": "holds with the rounding of every operation included",
     "numerical": "proved in real arithmetic, computed in floating point without a bound on its rounding",
     "statistical": "holds with the stated confidence over the draws, per test image; without a bound on the rounding",
     "estimate": "proves nothing in either direction; shown for comparison, never in a certified column",
 }
+
+
+def reconstruction(group: Group) -> str:
+    """Say what is compared.
+
+    >>> import pandas as pd
+    >>> facts = {"dataset": "digits", "norm": "2", "r": 1.5, "r_relative": None, "p": 0.5, "rows": pd.DataFrame()}
+    >>> reconstruction(Group(label="a", reconstruction="smoothed, noise 0.25", **facts))[:40]
+    'the centre of many reconstructions of th'
+    """
+    return SMOOTHED if group.smoothed else RECONSTRUCTIONS[group.reconstruction]
 
 
 def question(group: Group) -> str:
@@ -29,9 +46,10 @@ def question(group: Group) -> str:
     'L2 perturbations; reconstruction (mean) within r = 1.5 pixel units with probability above p = 0.5'
     """
     relative = "" if group.r_relative is None else f" ({group.r_relative:.3g} of the median distance)"
+    chance = "" if group.smoothed else f" with probability above p = {group.p:.4g}"
     return (
         f"{NORMS[group.norm]} perturbations; reconstruction ({group.reconstruction}) within r = {group.r:.4g} "
-        f"pixel units{relative} with probability above p = {group.p:.4g}"
+        f"pixel units{relative}{chance}"
     )
 
 
@@ -60,12 +78,14 @@ def _certified(group: Group, kind: str) -> str:
     share = percent(positive, len(rows))
     return (
         f"Certified ({kind}): for half of the {len(rows)} test images, every {NORMS[group.norm]} perturbation up to "
-        f"{plain(spread.parts()[0]) if spread else 0} keeps the reconstruction within r; "
+        f"{plain(spread.parts()[0]) if spread else 0} keeps the {'smoothed ' * group.smoothed}reconstruction within r; "
         f"{share} % of the images have a certificate above zero."
     )
 
 
 def _attacked(group: Group) -> str:
+    if group.smoothed:
+        return "Attacks on the model itself are not held against this."
     margins = group.attacked()["attacked"]
     spread = Spread.of(margins, "up")
     if spread is None:

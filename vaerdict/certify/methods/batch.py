@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -11,11 +12,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vaerdict.certify.model import ModelBounds
-from vaerdict.certify.monte_carlo import count_images
 from vaerdict.certify.movement import Movement, measure_movement
 from vaerdict.certify.rounding import rounded_up
 from vaerdict.lipschitz import LipschitzBound
 from vaerdict.options import CertifyOptions
+from vaerdict.results import canonical_json
 from vaerdict.vae import Posterior
 
 Strength = Literal["proved", "numerical", "statistical", "empirical"]
@@ -103,32 +104,20 @@ class Batch:
         """Give the latent distance that the decoder is sure to turn into less than `r`, as it is evaluated."""
         return ((self.r - 2 * self.decoder_rounding) / self.a).clamp(min=0.0) * (1 - 2.0**-50)
 
-    @cached_property
-    def clean_counts(self) -> list[int]:
-        """Count, once per batch, the Monte-Carlo draws of each unmoved image whose reconstructions are within `r`."""
-        counts = count_images(
-            self.model.vae,
-            self.posterior,
-            r=self.r,
-            anchored=self.anchored,
-            samples=self.options.samples,
-            seed=self.seed,
-            sample_ids=self.sample_ids,
-        )
-        return counts.tolist()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
     """Margins of a batch in input units, with what a checker needs and what they cost (evaluations per image)."""
 
     values: Float64[Tensor, " batch"]
-    constants: list[dict[str, Any]]
+    constants: list[str]
     confidence: float | None = None
     n_forward: int = 1
     n_backward: int = 0
     strengths: list[Strength] | None = None
     """Per image, where it is not the method's own."""
+    reasons: list[str] | None = None
+    """Per image, why nothing is certified, should its margin be 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,21 +144,34 @@ def number(bound: LipschitzBound | float | str) -> float:
     return math.inf if isinstance(bound, str) else max(float(bound), _LEAST)
 
 
-def per_image(**columns: Tensor | list[Any] | float | None) -> list[dict[str, Any]]:
-    """Give the constants of each image from columns; a number is the same for all. What is infinite becomes None."""
-    lists = {name: values.tolist() if isinstance(values, Tensor) else values for name, values in columns.items()}
-    infinite = [name for name, values in columns.items() if isinstance(values, Tensor) and bool(values.isinf().any())]
-    lists |= {name: _finite(lists[name]) for name in infinite}
-    count = next(len(values) for values in lists.values() if isinstance(values, list))
-    return [
-        {name: values[i] if isinstance(values, list) else _finite(values) for name, values in lists.items()}
-        for i in range(count)
-    ]
+def per_image(**columns: Tensor | list[Any] | float | None) -> list[str]:
+    """Give the constants of each image as canonical JSON; a number is the same for all. What is infinite becomes null.
+
+    >>> per_image(b=2.0, a=torch.tensor([[0.5, math.inf], [1.0, 0.5]]))
+    ['{"a":[0.5,null],"b":2.0}', '{"a":[1.0,0.5],"b":2.0}']
+    """
+    texts = {name: _texts(columns[name]) for name in sorted(columns)}
+    form = "{" + ",".join(f'"{name}":%s' for name in texts) + "}"
+    count = next(len(column) for column in texts.values() if isinstance(column, list))
+    lists = [column if isinstance(column, list) else repeat(column, count) for column in texts.values()]
+    return [form % image for image in zip(*lists, strict=True)]
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
+def _texts(column: Tensor | list[Any] | float | None) -> list[str] | str:
+    """Write each entry of a column; a number that occurs many times, as most do, is written once."""
+    if isinstance(column, list):
+        known = {entry: canonical_json(entry) for entry in set(column)}
+        return [known[entry] for entry in column]
+    if not isinstance(column, Tensor):
+        return canonical_json(_finite(column))
+    numbers, index = column.unique(return_inverse=True)
+    words = canonical_json([_finite(value) for value in numbers.tolist()])[1:-1].split(",")
+    if column.ndim == 1:
+        return [words[i] for i in index.tolist()]
+    return ["[" + ",".join([words[i] for i in row]) + "]" for row in index.tolist()]
+
+
+def _finite(value: float | None) -> float | None:
     return None if isinstance(value, float) and math.isinf(value) else value
 
 

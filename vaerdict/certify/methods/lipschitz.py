@@ -1,5 +1,6 @@
 """Certificates from Lipschitz constants: Barrett's, isotropic, by reflection, by coordinates (THEORY 4.1 to 4.3)."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,14 +24,12 @@ Bound = Callable[[Float64[Tensor, " batch"], Float64[Tensor, " batch"]], Float64
 MOST_LATENTS = 1024
 """Sums over more variances are not bounded: the contour's terms grow beyond float64."""
 
-_STEPS = 40  # of bisection
-
 
 def within(
     change: Change, most: Float64[Tensor, " batch"], limit: Float64[Tensor, " batch"]
 ) -> Float64[Tensor, " batch"]:
-    """Give the largest radii found up to which a change is verified to be at most so much."""
-    return solve_margin(lambda rho: (change.at(rho) <= most).double(), 0.5, limit, _STEPS)
+    """Give the largest radii found up to which a change is verified to be less than so much."""
+    return solve_margin(lambda rho: most - change.at(rho), 0.0, limit)
 
 
 def is_random(model: ModelBounds) -> str | None:
@@ -46,15 +45,13 @@ def _barrett_reason(model: ModelBounds) -> str | None:
 
 def _barrett(batch: Batch) -> Margins:
     """Give the margins as published, for the network as it is evaluated."""
-    c, off = float(batch.model.sensitivity.std), (batch.movement.mean.rounding, batch.movement.std_change.rounding)
-    rows, index = torch.cat([batch.t[:, None], torch.stack(off, 1), batch.std], 1).unique(dim=0, return_inverse=True)
-    t, mean_off, std_off = rows[:, :3].unbind(1)
-    values = barrett_margins(rows[:, 3:], a=1.0, b=batch.b, c=c, r=t, p=batch.p, mean_off=mean_off, std_off=std_off)[
-        index
-    ]
+    c, mean_off = float(batch.model.sensitivity.std), batch.movement.mean.rounding
+    copies = 1 if batch.model.sensitivity.shared_std is None else batch.std.shape[1]  # of the one that is computed
+    std_off = math.sqrt(copies) * batch.movement.std_change.rounding
+    values = barrett_margins(batch.std, a=1.0, b=batch.b, c=c, r=batch.t, p=batch.p, mean_off=mean_off, std_off=std_off)
     values = torch.minimum(values, batch.movement.limit)  # the rounding was bounded up to there
     constants = per_image(
-        a=batch.a, b=batch.b, c=c, std=batch.std, mean_rounding=off[0], decoder_rounding=batch.decoder_rounding
+        a=batch.a, b=batch.b, c=c, std=batch.std, mean_rounding=mean_off, decoder_rounding=batch.decoder_rounding
     )
     return Margins(values=values, constants=constants)
 
@@ -81,7 +78,7 @@ def _isotropic(batch: Batch) -> Margins:
     def probability(rho: Tensor) -> Tensor:
         return _isotropic_bound(clean, moved.std_range(rho)[1])(batch.t, shift.at(rho))
 
-    return _lipschitz_margins(batch, solve_margin(probability, batch.p, moved.limit, _STEPS))
+    return _lipschitz_margins(batch, solve_margin(probability, batch.p, moved.limit))
 
 
 def clean_spread(batch: Batch) -> Spread:
@@ -89,11 +86,17 @@ def clean_spread(batch: Batch) -> Spread:
     return torch.zeros_like(batch.std) if batch.anchored else batch.std
 
 
+def one_spread(batch: Batch) -> Spread:
+    """Give the standard deviations that all images share, where they are constant."""
+    require(bool((batch.std == batch.std[:1]).all()), "the same standard deviations for all images", "others")
+    return batch.std[:1]
+
+
 def _with_constant_spread(batch: Batch, make: Callable[[Spread, Spread], Bound]) -> Margins:
-    """Find the largest shift of the mean once for all images with the same spread and `t`, then each one's radius."""
-    rows, index = torch.cat([batch.t[:, None], clean_spread(batch), batch.std], 1).unique(dim=0, return_inverse=True)
-    t, bound = rows[:, 0], make(*rows[:, 1:].chunk(2, 1))
-    most = solve_margin(lambda shift: bound(t, shift), batch.p, t, _STEPS)[index]
+    """Find the largest shift of the mean once for all images with the same `t`, then each one's radius."""
+    t, index = batch.t.unique(return_inverse=True)
+    bound = make(*(spread.expand(len(t), -1) for spread in (clean_spread(batch)[:1], one_spread(batch))))
+    most = solve_margin(lambda shift: bound(t, shift), batch.p, t)[index]
     radii = within(batch.proved_movement.mean, most, batch.movement.limit)
     return _lipschitz_margins(batch, torch.where(most > 0, radii, 0.0))
 
@@ -119,7 +122,6 @@ def _reflection(batch: Batch) -> Margins:
         shift=moved.mean.at,
         p=batch.p,
         upper=moved.limit,
-        moving=True,
     )
     return _lipschitz_margins(batch, values)
 
@@ -157,7 +159,7 @@ def _coordinate(batch: Batch) -> Margins:
         bound = coordinate_probability(spread, torch.where(known[:, None], shifts, 0.0), batch.t)
         return torch.where(known, bound, 0.0)
 
-    values = solve_margin(probability, batch.p, movement.limit, 24)
+    values = solve_margin(probability, batch.p, movement.limit)
     winners = movement.coordinates.winners(values)
     constants = per_image(
         a=batch.a,

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from vaerdict.certify.margin import solve_margin
 from vaerdict.certify.methods.batch import Batch, Margins, Method, per_image
-from vaerdict.certify.methods.lipschitz import MOST_LATENTS, clean_spread, is_random
+from vaerdict.certify.methods.lipschitz import MOST_LATENTS, clean_spread, is_random, one_spread
 from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.quadratic import CentralTable
 from vaerdict.certify.reach import Change, slope_source
 from vaerdict.certify.reflection import reflection_probability
 from vaerdict.certify.seam import Seam
 
-_STEPS = 40
 _UP = 1 + 1e-9  # for the rounding of eigenvalues: far above it, but not verified; hence `numerical`
 
 
@@ -33,18 +32,19 @@ def _reason(model: ModelBounds) -> str | None:
 def _seam(batch: Batch) -> Margins:
     seam = batch.model.seam
     assert isinstance(seam, Seam)
-    spread = batch.std.square() + clean_spread(batch).square()
-    variances = _eigenvalues(seam.gram.to(spread), spread)
+    spread = one_spread(batch).square() + clean_spread(batch)[:1].square()
+    variances = _eigenvalues(seam.gram.to(spread), spread).expand(len(batch.std), -1)
     movement = batch.proved_movement
     rounding = batch.decoder_error(movement.mean.at(movement.limit))  # the seam does not bound the latents
     t = ((batch.r - 2 * rounding) / seam.a).clamp(min=0.0) * (1 - 2.0**-50)
     whole = slope_source("global", movement.limit[:, None], torch.full_like(t, seam.b)[:, None] * movement.to_l2)
     shift = Change(sources=[whole], rounding=movement.mean.rounding * seam.norm)
     table = CentralTable.of(variances)
-    values = solve_margin(lambda rho: reflection_probability(table, t, shift.at(rho)), batch.p, movement.limit, _STEPS)
+    values = solve_margin(lambda rho: reflection_probability(table, t, shift.at(rho)), batch.p, movement.limit)
     constants = per_image(
         a_rest=seam.a,
         b_seam=seam.b,
+        std=batch.std,
         variances=variances,
         shift=shift.at(values),
         mean_rounding=shift.rounding,

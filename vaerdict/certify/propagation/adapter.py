@@ -14,7 +14,7 @@ from vaerdict.certify.propagation.probes import check_same, refuse_outside
 from vaerdict.certify.propagation.reading import Parts, cut, read
 from vaerdict.certify.propagation.regions import Region, make_box, make_region
 from vaerdict.certify.propagation.rewrite import rewrite
-from vaerdict.certify.propagation.rounding import Rounding
+from vaerdict.certify.propagation.rounding import BoxRounding
 from vaerdict.lipschitz import NoSoundBound
 from vaerdict.options import Norm, require, require_known
 
@@ -62,7 +62,7 @@ class BoundedMap:
         exact = Parts(copy.deepcopy(parts.body).double(), parts.last, parts.after)
         with torch.no_grad():
             self.network = rewrite(read(exact, self.input_shape)).eval()
-        self.rounding = Rounding(parts, self.input_shape, rounded)
+        self.rounding = BoxRounding(parts, self.input_shape, rounded)
         self.rounding.error(0.0)  # found out here, not at the first image
         check_same(module, self._exact, self.network, self.input_shape, self.rounding.dtype)
 

@@ -17,7 +17,7 @@ _BACKEND = 16.0  # the backend sums each output several times over, forwards and
 _RELATIVE = 1e-9
 
 
-class Rounding:
+class BoxRounding:
     """Rounding of one module, cut at its last function.
 
     Args:
