@@ -121,7 +121,7 @@ class _Measurement:
     def movement(self) -> Movement:
         means = self._mean_sources()
         std_change, log_std_change = self._std_changes()
-        off = self._rounding(self.model.vae.mean_map, self.model.mean_rounding, self.posterior.mean)
+        off = self._rounding(self.model.vae.mean_map, self.model.mean_rounding, self.posterior.mean, self.gains)
         return Movement(
             limit=self.limit,
             to_l2=self.to_l2,
@@ -202,9 +202,13 @@ class _Measurement:
     @cached_property
     def mean_held(self) -> Float64[Tensor, "batch balls latent latent"] | None:
         """Give ellipsoids of the means' changes where they may be smaller than what holds everywhere."""
+        return self._held(self.model.vae.mean_map, self.gains)
+
+    @cached_property
+    def gains(self) -> Bool[Tensor, " batch"]:
+        """Say for which images bounds on balls may be worth their time: a thousand closed forms take as long."""
         plain, whitened = self.slopes
-        gains = (plain < _GAIN * self.b) | (whitened < _GAIN * self.b / self.std.amin(1))
-        return self._held(self.model.vae.mean_map, gains)
+        return (plain < _GAIN * self.b) | (whitened < _GAIN * self.b / self.std.amin(1))
 
     def _ellipsoids(self) -> Ellipsoids | None:
         """Give the local ellipsoids where they are finite, else the ball that holds everywhere."""
@@ -247,26 +251,37 @@ class _Measurement:
             )
         outputs = 2 * self.std.log() if logarithm else self.std[:, : 1 if self.model.sensitivity.shared_std else None]
         slack = 2.0**-20 * math.sqrt(self.std.shape[1]) if logarithm else 0.0  # of the exponential and its inverse
-        off = self._rounding(module, self.model.std_rounding, outputs, slack)
+        off = self._rounding(module, self.model.std_rounding, outputs, everyone, slack)
         if logarithm:  # the exponential and the logarithm here are themselves rounded
             return Change(sources=additive, rounding=nothing), Change(
                 sources=factors, rounding=0.5 * off.norm(order=math.inf) + 2.0**-20
             )
         return Change(sources=additive, rounding=off.norm()), Change(sources=factors, rounding=nothing)
 
-    def _rounding(self, module: nn.Module, rounding: Rounding, outputs: Tensor, slack: float = 0.0) -> ChangeError:
+    def _rounding(
+        self,
+        module: nn.Module,
+        rounding: Rounding,
+        outputs: Tensor,
+        chosen: Bool[Tensor, " batch"],
+        slack: float = 0.0,
+    ) -> ChangeError:
         """Bound the rounding of a change from the unmoved image, whose own error is measured."""
         norms = self.wide.flatten(1).norm(dim=1)
         moved = rounding.at((norms + self.limit * self.to_l2) * _UP)
         clean = measured_error(rounding, self.wide, outputs, slack)
-        return ChangeError(clean, moved, self._errors(module, rounding))
+        return ChangeError(clean, moved, self._errors(module, rounding, chosen))
 
-    def _errors(self, module: nn.Module, rounding: Rounding) -> Float64[Tensor, "batch n n"] | None:
-        """Bound the rounding at every moved image by ellipsoids; None where that has no bound."""
-        if not self.model.options.local or rounding.reason is not None or not self.model.is_local(module):
+    def _errors(
+        self, module: nn.Module, rounding: Rounding, chosen: Bool[Tensor, " batch"]
+    ) -> Float64[Tensor, "batch n n"] | None:
+        """Bound the rounding at the chosen moved images by ellipsoids; None where that has no bound."""
+        local = self.model.options.local and rounding.reason is None and self.model.is_local(module)
+        if not (local and bool(chosen.any())):
             return None
+        radii = (self.limit * self.to_l2 * _UP)[chosen]
         try:
-            return bound_local_rounding(module, self.images, self.limit * self.to_l2 * _UP, rounding.dtype)
+            return _for_everyone(bound_local_rounding(module, self.images[chosen], radii, rounding.dtype), chosen)
         except NoSoundBound:  # the other bound stands
             return None
 
@@ -276,9 +291,7 @@ class _Measurement:
             return None
         units = self.std[chosen] if module is self.model.vae.mean_map else None
         held = bound_local_changes(module, self.images[chosen], (self.radii * self.to_l2)[chosen], units)
-        everyone = held.new_full((len(chosen), *held.shape[1:]), math.inf)
-        everyone[chosen] = held
-        return everyone
+        return _for_everyone(held, chosen)
 
     def _box(self, bounded: BoundedMap | str | None) -> tuple[Tensor, Tensor, Tensor] | None:
         """Give radii with the ends of the boxes there, `[batch, balls, outputs]`; None where there are none."""
@@ -294,6 +307,13 @@ class _Measurement:
             return None
         low, high = (torch.stack(side, 1).to(self.std) for side in zip(*ends, strict=True))
         return self.limit.new_tensor(radii).expand(len(self.limit), -1).contiguous(), low, high
+
+
+def _for_everyone(found: Float64[Tensor, "chosen ..."], chosen: Bool[Tensor, " batch"]) -> Float64[Tensor, "batch ..."]:
+    """Give what was found for the chosen images; infinite for the others."""
+    everyone = found.new_full((len(chosen), *found.shape[1:]), math.inf)
+    everyone[chosen] = found
+    return everyone
 
 
 def _norms(held: Float64[Tensor, "batch balls n n"]) -> Float64[Tensor, "batch balls"]:
