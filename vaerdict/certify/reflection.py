@@ -73,7 +73,7 @@ def solve_reflection(
     ...     return (1 + rho[:, None] * torch.tensor([[0.1, 0.3]]).double()).square()
     >>> t, upper = torch.tensor([4.0]).double(), torch.tensor([9.0]).double()
     >>> solve_reflection(variances, t=t, shift=lambda rho: 2 * rho, p=0.5, upper=upper)
-    tensor([1.0000], dtype=torch.float64)
+    tensor([1.5843], dtype=torch.float64)
     """
 
     def solve(radius: Radii, growth: Growth) -> Radii:
