@@ -44,16 +44,16 @@ FULL_SEARCH = MarginSearch()
 class Effort:
     """How many images, and how many draws for those of plain VAEs that are attacked."""
 
-    part: int = 25
-    lipschitz: int = 100
-    bounded: int = 50
-    plain: int = 150
-    closed: int = 2000
-    besides: int = 1000
+    part: int = 15
+    lipschitz: int = 30
+    bounded: int = 15
+    plain: int = 60
+    closed: int = 1000
+    besides: int = 500
     samples: int = 100_000
     propagated: int = 3
     boxed: tuple[str, ...] = PLAIN
-    speed: int = 4000
+    speed: int = 10_000
     portfolio: int = 10_000
     step: int = 1000
     search: MarginSearch = FULL_SEARCH
