@@ -24,7 +24,7 @@ SHARES = (0.15, 0.25, 0.36, 0.48, 0.6, 0.72, 0.86, 1.0)
 """Radii of the balls of local bounds, as shares of the largest at which a certificate can hold."""
 
 MOST_SHIFT = 8.0
-"""In standard deviations: no number of draws that is allowed shows what a larger shift leaves above 1/2."""
+"""In standard deviations at the Jacobian's slope: balls on which movement is bounded end here. Few draws show more."""
 
 RATIO = 1.25
 """Boxes are made for radii that are powers of this, so that an image's boxes do not depend on its batch."""
