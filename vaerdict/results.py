@@ -30,7 +30,8 @@ class Row:
     """One certificate, estimate or attack on one sample.
 
     Distances (`r`, `rho`, `margin`, `damage`) are in the model's pixel units: `r` and `damage` are L2 distances between
-    reconstructions, `rho` and `margin` distances between inputs in the norm named by `norm`.
+    reconstructions, `rho` and `margin` distances between inputs in the norm named by `norm`: attacks know
+    "1" and two counts besides, of pixels ("0") and of single values ("0-values").
     """
 
     model: str
@@ -41,7 +42,7 @@ class Row:
     kind: Literal["certificate", "estimate", "attack"]
     strength: Literal["proved", "numerical", "statistical", "empirical"]
     method: str
-    norm: Literal["2", "inf"] = "2"
+    norm: Literal["0", "0-values", "1", "2", "inf"] = "2"
     r: float
     r_relative: float | None = None
     """`r` as a share of the median distance between reconstructions of different images, when it was given so."""
@@ -97,6 +98,18 @@ def array_sha256(array: np.ndarray) -> str:
     digest = hashlib.sha256(header)
     digest.update(values.data)
     return digest.hexdigest()
+
+
+def perturbation_size(image: np.ndarray, changed: np.ndarray, norm: str) -> float:
+    """Give the norm of the change between two images, as a row names it, from their values in float64.
+
+    >>> perturbation_size(np.zeros((3, 1, 1)), np.ones((3, 1, 1)), "0")
+    1.0
+    """
+    change = changed.astype(np.float64) - image.astype(np.float64)
+    if norm == "0" and change.ndim >= 3:  # all channels of a pixel together
+        return float((change != 0).any(0).sum())
+    return float(np.linalg.norm(change.ravel(), float(norm.removesuffix("-values"))))
 
 
 def canonical_json(value: Any) -> str:

@@ -76,6 +76,36 @@ def test_size_is_rounded_up_and_zero_stays_zero() -> None:
     assert exact < float(sizes[1]) < exact * (1 + 1e-14)
 
 
+@pytest.mark.parametrize(
+    ("norm", "exact"), [("0", 2.0), ("0-values", 3.0), ("1", 1.0), ("2", 0.375**0.5), ("inf", 0.5)]
+)
+def test_sizes_of_all_norms_are_those_of_the_pixels(norm: str, exact: float) -> None:
+    images = torch.full((2, 2, 1, 3), 0.25)
+    adversarial = images.clone()
+    adversarial[1, :, 0, 0] = torch.tensor([0.5, 0.0])
+    adversarial[1, 0, 0, 2] = 0.75
+    zero, found = size_up(adversarial, images, norm).tolist()
+    assert zero == 0
+    # Counts are exact; distances are rounded up, and by little.
+    assert found == exact if norm.startswith("0") else exact < found < exact * (1 + 1e-14)
+
+
+def test_no_success_where_a_pixel_outside_the_mask_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, images = isotropic_vae(), torch.randn(2, 1, 1, 12)
+    batch = Batch.of(Meter(vae), images, Question(r=1.0, reconstruction="mean"), 0, (0, 1))
+    mask = torch.arange(12).reshape(1, 1, 1, 12) < 11
+    ball = Ball(norm="2", radius=torch.full((2,), 50.0), box=vae.input_range, center=images, mask=mask)
+    delta = 10 * torch.ones_like(images)
+    brought_back = evaluate(batch, ball, delta, Evaluation(), "test")
+    assert all(
+        torch.equal(v.adversarial[..., 11], image[..., 11]) for v, image in zip(brought_back, images, strict=True)
+    )
+    assert [v.success for v in brought_back] == [True, True]
+    moved = images + torch.stack([delta[0] * mask[0], delta[1]])
+    monkeypatch.setattr(Ball, "apply", lambda self, delta: moved)
+    assert [v.success for v in evaluate(batch, ball, delta, Evaluation(), "test")] == [True, False]
+
+
 def test_too_few_samples_for_the_confidence_are_refused() -> None:
     with pytest.raises(ValueError, match="expected enough `samples` to decide"):
         Evaluation(samples=9).check_level(0.5)

@@ -170,7 +170,7 @@ def test_wrong_arguments_are_named(wrong: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("norm", "expected `norm` in ('2', 'inf'), got 'l1'"),
+        ("norm", "expected `norm` in ('0', '0-values', '1', '2', 'inf'), got 'l1'"),
         ("reconstruction", "expected `reconstruction` in ('sampled', 'anchored', 'mean'), got 'l1'"),
     ],
 )

@@ -1,5 +1,6 @@
 """One chunk of images under attack, and the reconstruction change `Delta` on it, written down once for all attacks."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,24 +22,34 @@ class Meter:
     """A model that counts, in images, how often its maps were evaluated and how often differentiated."""
 
     def __init__(self, vae: VAE) -> None:
-        self._vae = vae
+        self.module = vae
         self.name, self.latent = vae.name, vae.latent
         self.input_shape, self.input_range = tuple(vae.input_shape), vae.input_range
-        self.forward = self.backward = 0
+        self.cost: Counter[str] = Counter()
 
-    def _count(self, inputs: Tensor) -> None:
-        self.forward += len(inputs)
-        self.backward += len(inputs) if torch.is_grad_enabled() and inputs.requires_grad else 0
+    @property
+    def forward(self) -> int:
+        """Evaluations of encoder and decoder together."""
+        return self.cost["encoder_forward"] + self.cost["decoder_forward"]
+
+    @property
+    def backward(self) -> int:
+        """Those that were differentiated."""
+        return self.cost["encoder_backward"] + self.cost["decoder_backward"]
+
+    def _count(self, part: str, inputs: Tensor) -> None:
+        self.cost[f"{part}_forward"] += len(inputs)
+        self.cost[f"{part}_backward"] += len(inputs) if torch.is_grad_enabled() and inputs.requires_grad else 0
 
     def encode(self, images: Tensor) -> Posterior:
         """Give the posterior of each image, and count."""
-        self._count(images)
-        return self._vae.encode(images.clone())  # a first layer may work in place
+        self._count("encoder", images)
+        return self.module.encode(images.clone())  # a first layer may work in place
 
     def decode(self, latents: Tensor) -> Tensor:
         """Give the mean reconstruction of each latent, and count."""
-        self._count(latents)
-        return self._vae.decode(latents.clone())
+        self._count("decoder", latents)
+        return self.module.decode(latents.clone())
 
 
 @dataclass(frozen=True, kw_only=True)

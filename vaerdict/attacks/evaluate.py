@@ -9,7 +9,8 @@ from scipy.stats import beta
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.threat import Ball
+from vaerdict.attacks.question import AttackNorm
+from vaerdict.attacks.threat import COUNTS, Ball, size
 from vaerdict.options import require
 
 ROUNDING = 1e-6
@@ -114,21 +115,29 @@ def evaluate(
     ]
 
 
-def size_up(adversarial: Tensor, images: Tensor, norm: str) -> Float[Tensor, " batch"]:
-    """Give the norm of the perturbation that the pixels really have, in float64, rounded up.
+def size_up(
+    adversarial: Float[Tensor, "batch ..."], images: Float[Tensor, "batch ..."], norm: AttackNorm
+) -> Float[Tensor, " batch"]:
+    """Give the norm of the perturbation that the pixels really have, in float64, rounded up; counts are exact.
 
     >>> float(size_up(torch.ones(1, 4), torch.zeros(1, 4), "2")) > 2
     True
     """
-    delta = (adversarial.double() - images.double()).flatten(1).cpu()
-    norms = torch.linalg.vector_norm(delta, ord=float(norm), dim=1)
-    # The sum of n squares is off by at most n units of rounding; zero stays zero, since it is exact.
-    rounded = torch.nextafter(norms * (1 + delta.shape[1] * 2.0**-53), torch.tensor(torch.inf, dtype=norms.dtype))
+    norms = size((adversarial.double() - images.double()).cpu(), norm)
+    if norm in COUNTS:
+        return norms
+    # The differences and the sum of n powers are off by at most n + 1 units of rounding; zero stays zero, as it is
+    # exact.
+    units = max(images[0].numel(), 8) + (4 if norm == "1" else 0)
+    rounded = torch.nextafter(norms * (1 + units * 2.0**-53), torch.tensor(torch.inf, dtype=norms.dtype))
     return torch.where(norms > 0, rounded, norms)
 
 
 def _allowed(ball: Ball, adversarial: Tensor, sizes: Tensor) -> list[bool]:
     low, high = ball.box
-    boxed = ((adversarial >= low) & (adversarial <= high)).flatten(1).all(1).cpu()
-    near = sizes <= ball.radius.double().cpu() * (1 + 1e-6)
-    return (boxed & near).tolist()
+    kept = (adversarial >= low) & (adversarial <= high)
+    if ball.mask is not None:
+        kept &= ball.mask | (adversarial == ball.center)
+    # A count is exact, a distance was rounded up.
+    near = sizes <= ball.radius.double().cpu() * (1.0 if ball.norm in COUNTS else 1 + 1e-6)
+    return (kept.flatten(1).all(1).cpu() & near).tolist()

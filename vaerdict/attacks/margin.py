@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.objectives import Objective
-from vaerdict.attacks.pgd import PGD, ascend, search
+from vaerdict.attacks.pgd import PGD, ascend
 from vaerdict.attacks.threat import Ball, size, where
 from vaerdict.options import require
 
@@ -71,9 +71,9 @@ class Trail:
         return torch.where(failed, self.radii, 0).amax(0)
 
 
-def threat(batch: Batch, options: MarginSearch) -> Ball:
+def threat(batch: Batch, options: MarginSearch, mask: Bool[Tensor, "masks ..."] | None = None) -> Ball:
     """Give the ball of the largest radius to try."""
-    ball = Ball.widest(batch.question.norm, batch.vae.input_range, batch.images)
+    ball = Ball.widest(batch.question.norm, batch.vae.input_range, batch.images, mask)
     return ball if options.max_radius is None else ball.with_radius(ball.radius.clamp_max(options.max_radius))
 
 
@@ -88,7 +88,7 @@ def narrow(batch: Batch, objective: Objective, ball: Ball, options: MarginSearch
     zero = torch.zeros_like(batch.images)
     gap_zero = _gap(batch, ball, zero, "clean", options)
     bracket = _Bracket(ball, zero, gap_zero)
-    candidate, sane = search(batch, objective, ball, options.start, "margin/0")
+    candidate, sane = options.start.search(batch, objective, ball, "margin/0")
     gap = _gap(batch, ball, candidate, "0", options)
     radii, outcomes = [ball.radius], [gap > 0]
     bracket.learn(ball.radius, candidate, gap)

@@ -4,16 +4,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.objectives import Loss, Objective
+from vaerdict.attacks.optimiser import Ends, best_of, both_finite, random_starts, value_and_gradient
 from vaerdict.attacks.threat import Ball, scaled, where
 from vaerdict.options import require
-
-HELD_OUT = 16
-"""Draws on which restarts are compared, the same for all restarts of a sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,21 @@ class PGD:
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         require(math.isfinite(self.step) and self.step > 0, "a finite `step` > 0", self.step)
 
+    @property
+    def name(self) -> str:
+        """The beginning of the method's name in the results."""
+        return "pgd"
+
+    def search(self, batch: Batch, objective: Objective, ball: Ball, use: str) -> Ends:
+        """Give the best of several climbs per sample, and which samples had a finite loss and gradient at all."""
+        loss, draws = objective.loss(batch), objective.draws(batch.question)
+
+        def climb(here: str, start: Tensor, held_out: Tensor) -> Ends:
+            noise = batch.noise(f"{here}/steps", self.steps, draws, batch.vae.latent)
+            return ascend(loss, ball, start, noise, self.step)
+
+        return best_of(batch, loss, draws, ball, use, random_starts(batch, ball, use, self.restarts), climb)
+
 
 def ascend(
     loss: Loss,
@@ -47,7 +60,7 @@ def ascend(
     start: Float[Tensor, "batch ..."],
     noise: Float[Tensor, "batch steps draws latent"],
     step: float,
-) -> tuple[Float[Tensor, "batch ..."], Bool[Tensor, " batch"]]:
+) -> Ends:
     """Climb from `start` with one gradient per step, each on its own noise; never waits for the device.
 
     The last iterate is kept, not the one with the largest loss: where each step has its own noise, that one was lucky
@@ -57,52 +70,19 @@ def ascend(
         The last iterates, and which samples had a finite loss and gradient at least once. An iterate without is left
         for the last one with, so a sample's NaN stays its own.
     """
+
+    def at(delta: Tensor, noise: Tensor) -> Tensor:
+        return loss(ball.center + delta, noise)
+
     delta, last = start, start
     sane = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     steps = noise.shape[1]
     for k in range(steps):
-        value, gradient = _value_and_gradient(loss, ball, delta, noise[:, k])
-        finite = value.isfinite() & gradient.flatten(1).isfinite().all(1)
+        value, gradient = value_and_gradient(at, delta, noise[:, k])
+        finite = both_finite(value, gradient)
         sane |= finite
         last = where(finite, delta, last)
         length = ball.radius * (step / 2 * (1 + math.cos(math.pi * k / steps)))
         move = scaled(ball.ascent_direction(where(finite, gradient, torch.zeros_like(gradient))), length)
         delta = ball.project(last + move)
     return delta, sane
-
-
-def _value_and_gradient(loss: Loss, ball: Ball, delta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        delta = delta.detach().requires_grad_()
-        value = loss(ball.center + delta, noise)
-        (gradient,) = torch.autograd.grad(value.sum(), delta)
-    return value.detach(), gradient
-
-
-def search(
-    batch: Batch, objective: Objective, ball: Ball, options: PGD, use: str
-) -> tuple[Float[Tensor, "batch ..."], Bool[Tensor, " batch"]]:
-    """Give the best of several climbs, and which samples had a finite loss and gradient at all.
-
-    The ends are compared on the same held-out noise, so that no restart wins by lucky draws.
-    """
-    loss, draws = objective.loss(batch), objective.draws(batch.question)
-    held_out = batch.noise(f"{use}/held out", HELD_OUT if draws else 1, draws, batch.vae.latent)
-    best = torch.zeros_like(batch.images)
-    best_score = batch.images.new_full((len(best),), -math.inf)
-    sane = torch.zeros(len(best), dtype=torch.bool, device=best.device)
-    for restart in range(options.restarts):
-        start = ball.random_start(batch.noise(f"{use}/{restart}/start", *batch.images.shape[1:]))
-        noise = batch.noise(f"{use}/{restart}/steps", options.steps, draws, batch.vae.latent)
-        delta, finite = ascend(loss, ball, start, noise, options.step)
-        score = _score(loss, ball, delta, held_out)
-        better = score > best_score
-        best = where(better, delta, best)
-        best_score = torch.where(better, score, best_score)
-        sane |= finite
-    return best, sane & best_score.isfinite()
-
-
-@torch.no_grad()
-def _score(loss: Loss, ball: Ball, delta: Tensor, noise: Tensor) -> Tensor:
-    return torch.stack([loss(ball.center + delta, noise[:, k]) for k in range(noise.shape[1])]).mean(0)

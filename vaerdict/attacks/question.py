@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from vaerdict.options import Norm, Reconstruction, require
+from vaerdict.options import Reconstruction, require
+
+AttackNorm = Literal["0", "0-values", "1", "2", "inf"]
+"""Norms of attacks; certificates know "2" and "inf". "0" counts pixels, "0-values" values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +17,7 @@ class Question:
     Args:
         r: L2 distance between reconstructions that counts as damage, in pixel units.
         p: level in [1/2, 1).
-        norm: norm of the perturbation, "2" or "inf".
+        norm: of the perturbation: "2", "inf", "1", or a count of pixels ("0") or of values ("0-values").
         reconstruction: which change `Delta` is meant, "sampled", "anchored" or "mean".
 
     >>> Question(r=1.0, norm="inf").p
@@ -23,13 +26,13 @@ class Question:
 
     r: float
     p: float = 0.5
-    norm: Norm = "2"
+    norm: AttackNorm = "2"
     reconstruction: Reconstruction = "sampled"
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.r) and self.r > 0, "a finite `r` > 0", self.r)
         require(0.5 <= self.p < 1, "`p` in [1/2, 1)", self.p)
-        require(self.norm in get_args(Norm), f"`norm` in {get_args(Norm)}", repr(self.norm))
+        require(self.norm in get_args(AttackNorm), f"`norm` in {get_args(AttackNorm)}", repr(self.norm))
         known = get_args(Reconstruction)
         require(self.reconstruction in known, f"`reconstruction` in {known}", repr(self.reconstruction))
 

@@ -5,25 +5,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.evaluate import Evaluation, Verdict, evaluate
-from vaerdict.attacks.margin import MarginSearch, narrow, threat
+from vaerdict.attacks.least import Bisection, Narrower, narrow_all
+from vaerdict.attacks.margin import MarginSearch, threat
 from vaerdict.attacks.objectives import MaximumDamage, Objective
-from vaerdict.attacks.pgd import PGD, search
-from vaerdict.attacks.question import Norm, Question, Reconstruction
+from vaerdict.attacks.optimiser import Optimiser
+from vaerdict.attacks.pgd import PGD
+from vaerdict.attacks.question import AttackNorm, Question, Reconstruction
 from vaerdict.attacks.rows import NOT_FINITE, Finding
 from vaerdict.attacks.task import Task, check_radius
-from vaerdict.attacks.threat import Ball
+from vaerdict.attacks.threat import Ball, settle
 from vaerdict.attacks.verify import shared, verify
+from vaerdict.options import require
 from vaerdict.results import Row
 from vaerdict.vae import VAE
 
 _DAMAGE = MaximumDamage()
 _PGD = PGD()
 _SEARCH = MarginSearch()
+_BISECTION = (Bisection(),)
 _EVALUATION = Evaluation()
 _FINE_EVALUATION = Evaluation(samples=10_000)
 """A margin's excess over the truth is mostly the judge's interval, so a margin pays for a narrow one."""
@@ -36,10 +40,11 @@ def attack(
     radius: float | Float[Tensor, " batch"],
     r: float,
     p: float = 0.5,
-    norm: Norm = "2",
+    norm: AttackNorm = "2",
+    mask: Bool[Tensor, "masks ..."] | None = None,
     objective: Objective = _DAMAGE,
     reconstruction: Reconstruction = "sampled",
-    options: PGD = _PGD,
+    options: Optimiser = _PGD,
     evaluation: Evaluation = _EVALUATION,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
@@ -57,14 +62,15 @@ def attack(
 
     Args:
         vae: the model, a torch module; it comes back as it was lent.
-        images: `[B, *input_shape]`, pixels in `input_range`.
-        radius: one for all or one per image, in pixel units.
+        images: `[B, *input_shape]`, pixels in `input_range`; rounding outside it is cut off, with a warning.
+        radius: one for all or one per image, in pixel units; for a count, a whole number.
         r: L2 distance between reconstructions that counts as damage, in pixel units.
         p: level in [1/2, 1).
-        norm: norm of the perturbation, "2" or "inf".
+        norm: of the perturbation: "2", "inf", "1", or a count of pixels ("0") or of values ("0-values").
+        mask: which pixels may change, `[B, *input_shape]`, or `[1, *input_shape]` for all images; by default all may.
         objective: what to maximise.
         reconstruction: which change is meant (THEORY 1).
-        options: of the search.
+        options: of the search, which also say by what optimiser: `PGD`, `APGD`, `Adam`, `LBFGS` or `Singular`.
         evaluation: of the judge.
         seed: of all noise; a sample's noise depends on it and on the sample's id only.
         sample_ids: one per image; by default their positions.
@@ -88,15 +94,16 @@ def attack(
     question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
     _check_judge(question, evaluation)
     task = Task(
-        vae=vae, images=images, question=question, objective=objective, evaluation=evaluation, options=options,
-        optimiser="pgd", seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
+        vae=vae, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
+        evaluation=evaluation, options=options,
+        optimiser=options.name, seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
         witness_folder=witness_folder,
     )  # fmt: skip
-    radii = check_radius(radius, images)
+    radii = check_radius(radius, images, norm)
 
     def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
-        ball = Ball(norm=norm, radius=radii[chunk], box=vae.input_range, center=batch.images)
-        delta, sane = search(batch, part, ball, options, "radius")
+        ball = Ball(norm=norm, radius=radii[chunk], box=vae.input_range, center=batch.images, mask=task.mask_of(chunk))
+        delta, sane = options.search(batch, part, ball, "radius")
         verdicts = evaluate(batch, ball, delta, evaluation, "radius")
         return list(map(_at_radius, verdicts, sane.tolist(), ball.radius.tolist()))
 
@@ -109,10 +116,12 @@ def attack_margin(
     *,
     r: float,
     p: float = 0.5,
-    norm: Norm = "2",
+    norm: AttackNorm = "2",
+    mask: Bool[Tensor, "masks ..."] | None = None,
     objective: Objective = _DAMAGE,
     reconstruction: Reconstruction = "sampled",
     options: MarginSearch = _SEARCH,
+    searches: Sequence[Narrower] = _BISECTION,
     evaluation: Evaluation = _FINE_EVALUATION,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
@@ -126,6 +135,9 @@ def attack_margin(
     evaluation's confidence, all attempts counted; infinite with a `reason` where no such perturbation was found. `rho`
     is the largest radius below it that was tried without success. Costs are counted as in `attack`, where the other
     arguments are described too.
+
+    `searches` says how candidates are found: `Bisection`, `DDN`, `FMN`; of several, each sample takes the smallest.
+    `options` are the bisection's, and for all searches those of the largest radius and of the way to a verdict.
 
     Raises:
         ValueError: an argument is out of its range or of another shape than the images ask for.
@@ -142,15 +154,18 @@ def attack_margin(
     """
     question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
     _check_judge(question, shared(evaluation, options))
+    searches = tuple(searches)
+    require(len(searches) >= 1, "at least one of `searches`", searches)
     task = Task(
-        vae=vae, images=images, question=question, objective=objective, evaluation=evaluation, options=options,
-        optimiser="bisection", seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
-        witness_folder=witness_folder,
+        vae=vae, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
+        evaluation=evaluation, options=options,
+        optimiser="+".join(search.name for search in searches), seed=seed, sample_ids=sample_ids, dataset=dataset,
+        r_relative=r_relative, witness_folder=witness_folder, searches=() if searches == _BISECTION else searches,
     )  # fmt: skip
 
     def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
-        ball = threat(batch, options)
-        trail = narrow(batch, part, ball, options)
+        ball = threat(batch, options, task.mask_of(chunk))
+        trail = narrow_all(searches, batch, part, ball, options)
         verdicts = verify(batch, ball, trail, options, evaluation)
         margins = torch.tensor([verdict.size if verdict else math.inf for verdict in verdicts])
         failures = trail.largest_failure(margins.to(batch.images)).tolist()

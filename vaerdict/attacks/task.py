@@ -12,13 +12,15 @@ from torch import Tensor
 
 from vaerdict.attacks.batch import Batch, Meter
 from vaerdict.attacks.evaluate import Evaluation
+from vaerdict.attacks.least import Narrower
 from vaerdict.attacks.margin import MarginSearch
 from vaerdict.attacks.objectives import Objective
-from vaerdict.attacks.pgd import PGD
-from vaerdict.attacks.question import Question
+from vaerdict.attacks.optimiser import Optimiser
+from vaerdict.attacks.question import AttackNorm, Question
 from vaerdict.attacks.rows import Finding, make_row, write_witness
+from vaerdict.attacks.threat import COUNTS, check_mask
 from vaerdict.options import require
-from vaerdict.results import Row, subjects
+from vaerdict.results import Row, array_sha256, subjects
 from vaerdict.vae import VAE, borrowed, check_images, fingerprint
 
 Find = Callable[[Batch, Objective, slice], list[Finding]]
@@ -31,21 +33,25 @@ class Task:
 
     vae: VAE
     images: Tensor
+    mask: Tensor | None
     question: Question
     objective: Objective
     evaluation: Evaluation
-    options: PGD | MarginSearch
+    options: Optimiser | MarginSearch
     optimiser: str
     seed: int
     sample_ids: Sequence[int] | None
     dataset: str
     r_relative: float | None
     witness_folder: Path | None
+    searches: tuple[Narrower, ...] = ()
+    """A margin's searches, where they are not the bisection alone."""
 
     def __post_init__(self) -> None:
         require(self.images.is_floating_point(), "floating-point `images`", self.images.dtype)
         check_images(self.vae, self.images.detach())
         self.objective.check(self.vae, self.images)
+        check_mask(self.mask, self.images)
         if self.sample_ids is not None:
             require(len(self.sample_ids) == len(self.images), f"{len(self.images)} `sample_ids`", len(self.sample_ids))
 
@@ -53,6 +59,12 @@ class Task:
     def ids(self) -> tuple[int, ...]:
         """The samples' ids, by default their positions."""
         return tuple(range(len(self.images)) if self.sample_ids is None else map(int, self.sample_ids))
+
+    def mask_of(self, chunk: slice) -> Tensor | None:
+        """Give the mask of a chunk of the images: its own part, or the one that all share."""
+        if self.mask is None or len(self.mask) < len(self.images):
+            return self.mask
+        return self.mask[chunk]
 
     def run(self, find: Find) -> list[Row]:
         """Search chunk after chunk with the model borrowed, and give one row per image in their order."""
@@ -69,7 +81,7 @@ class Task:
         batch = Batch.of(meter, images, self.question, self.seed, ids)
         findings = find(batch, self.objective.part(chunk), chunk)
         facts = {
-            "method": f"{self.optimiser}-{self.objective.name}",
+            "method": f"{self.optimiser}-{self.objective.name}" + ("-masked" if self.mask is not None else ""),
             "r_relative": self.r_relative,
             "confidence": self.evaluation.confidence if self.question.draws else None,
             "seed": self.seed,
@@ -96,24 +108,39 @@ class Task:
     def _constants(self, index: int) -> dict[str, Any]:
         return {
             **self.objective.describe(index),
-            "options": asdict(self.options),
+            "options": _described(self.options),
+            **({"searches": {search.name: _described(search) for search in self.searches}} if self.searches else {}),
             "evaluation": asdict(self.evaluation),
             "input_range": list(self.vae.input_range),
+            **({} if self.mask is None else {"mask_sha256": self._mask_sha256(index)}),
         }
 
+    def _mask_sha256(self, index: int) -> str:
+        assert self.mask is not None
+        return array_sha256(self.mask[index if len(self.mask) > 1 else 0].cpu().numpy())
 
-def check_radius(radius: float | Tensor, images: Tensor) -> Tensor:
+
+def _described(options: Any) -> dict[str, Any]:
+    """Give the options as a mapping; another optimiser among them is named, since its fields do not tell which."""
+    described = asdict(options)
+    first = getattr(options, "first", None)
+    return described if first is None else {**described, "first": {"name": first.name, **_described(first)}}
+
+
+def check_radius(radius: float | Tensor, images: Tensor, norm: AttackNorm = "2") -> Tensor:
     """Give one radius per image, on the images' device and in their type.
 
     >>> check_radius(0.5, torch.zeros(2, 1, 1, 3))
     tensor([0.5000, 0.5000])
 
     Raises:
-        ValueError: a radius is negative or not finite, or there is not one per image.
+        ValueError: a radius is negative or not finite, or there is not one per image; a count is not whole.
     """
     radii = torch.as_tensor(radius).detach().to(images)
     shape = tuple(radii.shape)
     require(shape in ((), (len(images),)), f"`radius` of shape () or ({len(images)},)", shape)
     bad = [value for value in radii.flatten().tolist() if not (value >= 0 and math.isfinite(value))]
     require(not bad, "a finite `radius` >= 0", f"{bad[0]:g}" if bad else "")
+    whole = norm not in COUNTS or bool((radii == radii.floor()).all())
+    require(whole, f"a whole number as `radius` for the norm {norm!r}", radius)
     return radii.expand(len(images))

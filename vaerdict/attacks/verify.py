@@ -11,7 +11,7 @@ from torch import Tensor
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.evaluate import Evaluation, Verdict, bound_probability, evaluate
 from vaerdict.attacks.margin import MarginSearch, Trail
-from vaerdict.attacks.threat import Ball, scaled
+from vaerdict.attacks.threat import COUNTS, Ball, scaled
 
 SECANTS = 2
 """Corrections of the length: from within a few per cent, the second is already below the sampling error."""
@@ -33,7 +33,12 @@ def target_level(p: float, evaluation: Evaluation, polish: int, safety: float) -
 def place(
     batch: Batch, ball: Ball, delta: Float[Tensor, "batch ..."], r: float, level: float, polish: int, use: str
 ) -> Float[Tensor, "batch ..."]:
-    """Rescale each perturbation until the `level`-quantile of `|Delta|` is `r`, by secants on common draws."""
+    """Rescale each perturbation until the `level`-quantile of `|Delta|` is `r`, by secants on common draws.
+
+    A count of pixels does not change with their length, so there the perturbation stays as it is.
+    """
+    if ball.norm in COUNTS:
+        return delta
 
     def quantile(factor: Tensor) -> Tensor:
         return batch.quantile(ball.apply(scaled(delta, factor)), f"polish/{use}", polish, level)

@@ -15,7 +15,7 @@ from vaerdict.checker.layers import Unknown
 from vaerdict.checker.maps import TOLERANCE
 from vaerdict.checker.model import Model
 from vaerdict.checker.notes import Notes
-from vaerdict.results import array_sha256
+from vaerdict.results import array_sha256, perturbation_size
 
 STAGES = (2000, 16_000)
 """Draws of one check; the second is made where the first leaves it open."""
@@ -49,12 +49,11 @@ def check_witness(run: Path, row: dict[str, Any], model: Model | None) -> Notes:
             notes.fail("the witness starts from another image than the sample")
         else:
             notes.state("the image of a witness")
-    change = (adversarial.astype(np.float64) - image.astype(np.float64)).ravel()
-    distance = float(np.abs(change).max() if row["norm"] == "inf" else np.sqrt((change**2).sum()))
+    far = perturbation_size(image, adversarial, row["norm"])
     succeeded = math.isfinite(row["margin"])
     claim = row["margin"] if succeeded else row["rho"]
-    if not distance <= claim * (1 + TOLERANCE):
-        notes.fail(f"the witness is {distance!r} away from the image, claimed is {claim!r}")
+    if not far <= claim * (1 + TOLERANCE):
+        notes.fail(f"the witness is {far!r} away from the image, claimed is {claim!r}")
     _check_range(notes, adversarial, model)
     if succeeded:
         _check_effect(notes, row, image, adversarial, model)

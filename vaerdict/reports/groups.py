@@ -11,7 +11,7 @@ from vaerdict.results import KEY, sandwich
 GROUP = ["label", "dataset", "norm", "r", "p", "reconstruction"]
 QUESTION = GROUP[1:]
 STRENGTHS = ("proved", "numerical", "statistical")
-NORMS = {"2": "L2", "inf": "L∞"}
+NORMS = {"2": "L2", "inf": "L∞", "1": "L1", "0": "L0", "0-values": "L0 of values"}
 SMOOTHED = "smoothed"
 
 

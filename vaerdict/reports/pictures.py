@@ -106,7 +106,7 @@ def _show(panel: Axes, pixels: np.ndarray, limits: tuple[float, float]) -> None:
 
 
 def _change(picture: Picture) -> str:
-    norm = r"\infty" if picture.norm == "inf" else "2"
+    norm = r"\infty" if picture.norm == "inf" else picture.norm.removesuffix("-values")
     return rf"$\Vert\delta\Vert_{{{norm}}} = {round_up(picture.witness.distance)}$"
 
 

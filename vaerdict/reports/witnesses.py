@@ -9,6 +9,8 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from vaerdict.results import perturbation_size
+
 ARRAYS = ("image", "adversarial", "reconstruction", "adversarial_reconstruction")
 SLACK = 1e-6
 """Relative slack of a distance: images are float32, distances are recomputed in float64."""
@@ -57,7 +59,7 @@ def _checked(run: Path, rows: pd.DataFrame) -> Iterator[Witness]:
     for (name, norm), held in rows.groupby(["witness", "norm"], sort=True):
         content = _content(run, str(name))
         arrays = _arrays(str(name), content)
-        distance = _distance(arrays, str(norm))
+        distance = perturbation_size(arrays["image"], arrays["adversarial"], str(norm))
         claims = held["margin"].where(np.isfinite(held["margin"].fillna(np.inf)), held["rho"])
         for claim in claims:
             if not distance <= claim * (1 + SLACK):
@@ -87,8 +89,3 @@ def _arrays(name: str, content: bytes) -> dict[str, np.ndarray]:
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"witness {name}: expected finite pixels, got nan or inf")
     return arrays
-
-
-def _distance(arrays: dict[str, np.ndarray], norm: str) -> float:
-    change = arrays["adversarial"].astype(np.float64) - arrays["image"].astype(np.float64)
-    return float(np.linalg.norm(change.ravel(), np.inf if norm == "inf" else 2))

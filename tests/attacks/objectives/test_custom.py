@@ -7,7 +7,6 @@ from torch import nn
 from tests.attacks.objectives.small import CLASSES, LATENT, SmallVAE, batch_of, energy, head, images_of, labels_of
 from vaerdict.attacks import PGD
 from vaerdict.attacks.objectives import Custom, Downstream, LatentDivergence, MaximumDamage, WeightedSum
-from vaerdict.attacks.pgd import search
 from vaerdict.attacks.threat import Ball
 
 
@@ -141,7 +140,7 @@ def test_downstream_is_the_cross_entropy_of_the_latent(kind: str) -> None:
 def test_downstream_makes_the_head_less_sure_and_leaves_it_alone() -> None:
     network, labels, batch, vae = head(LATENT).requires_grad_(True), labels_of(6), batch_of(images_of(6), "mean"), None
     ball = Ball(norm="2", radius=torch.full((6,), 2.0), box=(0, 1), center=batch.images)
-    delta, _ = search(batch, Downstream(network, labels), ball, PGD(steps=20, restarts=1), "test")
+    delta, _ = PGD(steps=20, restarts=1).search(batch, Downstream(network, labels), ball, "test")
     vae = SmallVAE()
     before, after = (
         network(vae.encode(x).mean).softmax(1)[torch.arange(6), labels] for x in (batch.images, batch.images + delta)

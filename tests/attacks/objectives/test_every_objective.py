@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.attacks.objectives.small import CASES, STILL, SmallVAE, batch_of, images_of, labels_of, noise_of
 from vaerdict.attacks import PGD, Objective, attack
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.pgd import search
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.threat import Ball
 from vaerdict.results import array_sha256, canonical_json
@@ -111,7 +110,7 @@ def test_where_the_clean_image_has_no_slope(name: str) -> None:
 def test_the_search_climbs(name: str, norm: str) -> None:
     batch, objective = batch_of(images_of(4), "mean"), case(name, 4)
     ball = Ball(norm=norm, radius=torch.full((4,), 0.5 if norm == "2" else 0.1), box=(0, 1), center=batch.images)
-    delta, sane = search(batch, objective, ball, PGD(steps=8, restarts=1), "test")
+    delta, sane = PGD(steps=8, restarts=1).search(batch, objective, ball, "test")
     loss, noise = objective.loss(batch), noise_of(objective, batch)
     before, after = loss(batch.images, noise), loss(batch.images + delta, noise)
     start = loss(batch.images + ball.random_start(batch.noise("other", *batch.images.shape[1:])), noise)

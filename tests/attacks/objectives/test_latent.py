@@ -14,7 +14,6 @@ from tests.attacks.objectives.small import SmallVAE, batch_of, images_of, unchec
 from vaerdict.attacks import PGD, TargetedLatent
 from vaerdict.attacks.objectives import Evidence, LatentDivergence, LatentNorm, PosteriorCollapse, ReconstructionTarget
 from vaerdict.attacks.objectives.divergences import DIVERGENCES, divergence_to_normal
-from vaerdict.attacks.pgd import search
 from vaerdict.attacks.threat import Ball
 from vaerdict.vae import Posterior
 
@@ -85,10 +84,10 @@ def test_a_targeted_search_comes_nearer_and_an_untargeted_one_goes_away(divergen
     vae, batch = SmallVAE(), batch_of(images, "mean")
     ball = Ball(norm="2", radius=torch.full((4,), 1.0), box=(0, 1), center=images)
     measure = PEERS[divergence]
-    near, _ = search(batch, TargetedLatent(targets, divergence), ball, PGD(steps=20, restarts=1), "near")
+    near, _ = PGD(steps=20, restarts=1).search(batch, TargetedLatent(targets, divergence), ball, "near")
     goal, start = vae.encode(targets), vae.encode(images)
     assert (measure(vae.encode(images + near), goal) < 0.8 * measure(start, goal)).all()
-    far, _ = search(batch, LatentDivergence(divergence), ball, PGD(steps=20, restarts=1), "far")
+    far, _ = PGD(steps=20, restarts=1).search(batch, LatentDivergence(divergence), ball, "far")
     random = ball.random_start(batch.noise("random", *images.shape[1:]))
     assert (measure(vae.encode(images + far), start) > 2 * measure(vae.encode(images + random), start)).all()
 
@@ -97,7 +96,7 @@ def test_a_targeted_reconstruction_comes_nearer() -> None:
     images, targets = images_of(4), images_of(4, seed=2)
     vae, batch = SmallVAE(), batch_of(images, "mean")
     ball = Ball(norm="2", radius=torch.full((4,), 1.0), box=(0, 1), center=images)
-    delta, _ = search(batch, ReconstructionTarget(targets), ball, PGD(steps=20, restarts=1), "near")
+    delta, _ = PGD(steps=20, restarts=1).search(batch, ReconstructionTarget(targets), ball, "near")
     before, after = (
         (vae.decode(vae.encode(x).mean) - targets).flatten(1).norm(dim=1) for x in (images, images + delta)
     )

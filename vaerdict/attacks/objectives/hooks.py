@@ -14,7 +14,7 @@ from vaerdict.options import require
 
 def module_of(vae: Any) -> Any:
     """Give the torch module behind a metered model."""
-    return vae._vae if isinstance(vae, Meter) else vae
+    return vae.module if isinstance(vae, Meter) else vae
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:
