@@ -1,7 +1,7 @@
 """The contract between a VAE and everything that examines it, and the manners of borrowing one."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,16 @@ class Posterior:
 
     mean: Float[Tensor, "batch latent"]
     std: Float[Tensor, "batch latent"]
+    given: int = 0
+    """How many of the last coordinates are known rather than drawn, and take no noise."""
 
-    def sample(self, noise: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    def sample(self, noise: Float[Tensor, "batch drawn"]) -> Float[Tensor, "batch latent"]:
         """Turn standard normal noise into latents."""
-        return self.mean + self.std * noise
+        return self.mean + self.std * self.padded(noise)
+
+    def padded(self, noise: Float[Tensor, "... drawn"]) -> Float[Tensor, "... latent"]:
+        """Give the noise of all coordinates: zero for those that are given."""
+        return functional.pad(noise, (0, self.given)) if self.given else noise
 
 
 @runtime_checkable
@@ -74,6 +81,37 @@ class BoundableVAE(VAE, Protocol):
         ...
 
 
+@runtime_checkable
+class HierarchicalVAE(Protocol):
+    """What a hierarchical model must offer: the posterior of the next level, and a deterministic decoder of all.
+
+    `levels` holds the numbers of latents. `posterior` takes images `[B, *input_shape]` and the latents `[B, levels[l]]`
+    of the levels before; how many they are says which level is meant. `decode` takes the latents of all levels.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    input_range: tuple[float, float]
+    levels: tuple[int, ...]
+
+    def posterior(self, images: Tensor, earlier: Sequence[Tensor]) -> Posterior:
+        """Give the posterior of the level after the earlier ones, given their latents."""
+        ...
+
+    def decode(self, latents: Sequence[Tensor]) -> Tensor:
+        """Give the mean reconstruction of the latents of all levels."""
+        ...
+
+
+@runtime_checkable
+class HierarchicalPriorVAE(HierarchicalVAE, Protocol):
+    """A hierarchical model that also offers its prior, without which it has no evidence."""
+
+    def prior(self, earlier: Sequence[Tensor]) -> Posterior:
+        """Give the prior of the level after the earlier ones, given their latents; of the first level in one row."""
+        ...
+
+
 def fingerprint(module: nn.Module) -> str:
     """Give the SHA-256 of a module: its architecture as torch prints it, and every parameter and buffer.
 
@@ -93,7 +131,7 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
-def check_images(vae: VAE, images: Tensor) -> None:
+def check_images(vae: VAE | HierarchicalVAE, images: Tensor) -> None:
     """Refuse images that the model was not made for.
 
     Raises:

@@ -80,8 +80,9 @@ def test_a_model_is_the_same_however_often_it_is_read_and_written(folder: Path, 
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
     second, images = load_vae(tmp_path / "copy"), random_images(9)
-    for one, other in zip(vars(first.encode(images)).values(), vars(second.encode(images)).values(), strict=True):
-        assert torch.equal(one, other)
+    one, other = first.encode(images), second.encode(images)
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.std, other.std)
     assert float(bound_lipschitz(first.decoder_map)) == float(bound_lipschitz(second.decoder_map))
 
 
