@@ -67,7 +67,7 @@ def test_from_training_to_report(model: Path, tmp_path: Path, capsys: pytest.Cap
     run = tmp_path / "run"
     common = ["--model", str(model), "--limit", "3", "--r-relative", "0.5", "--out", str(run)]
     main(["certify", *common, "--samples=200"])
-    main(["attack", *common, "--samples=1000", "--radii=[1.0]", "--steps=5"])
+    main(["attack", *common, "--samples=1000", "--radii=[1.0]", "--gradients=5"])
     main(["check", str(run)])
     assert " checked, 0 failed" in capsys.readouterr().out
     main(["report", str(run)])
@@ -79,7 +79,7 @@ def test_from_training_to_report(model: Path, tmp_path: Path, capsys: pytest.Cap
     certify, attack = configuration(run, "certify"), configuration(run, "attack")
     assert "r_relative: 0.5" in certify.read_text()
     assert "samples: 200" in certify.read_text()
-    assert "steps: 5" in attack.read_text()
+    assert "gradients: 5" in attack.read_text()
 
 
 def test_smoothed_reconstructions_stand_beside_the_models_own(
@@ -204,7 +204,10 @@ def test_help_is_quick_and_shows_dashes() -> None:
         (["certify", "--model=MODEL", "--r=1", "--start=-1"], "expected `start` >= 0, got -1"),
         (["certify", "--model=MODEL", "--r=1", "--device=tpu9"], "expected a usable torch device, got 'tpu9'"),
         (["certify", "--model=MODEL", "--r=1", "--norms=2"], "unrecognized arguments: --norms=2"),
-        (["attack", "--model=MODEL", "--r=1", "--norm=3"], "expected `--norm` as one of 2, inf, got '3'"),
+        (
+            ["attack", "--model=MODEL", "--r=1", "--norm=3"],
+            "expected `--norm` as one of 0, 0-values, 1, 2, inf, got '3'",
+        ),
         (["attack", "--model=MODEL", "--r=1", "--margin=maybe"], "expected `--margin` as true or false, got 'maybe'"),
         (["attack", "--model=MODEL", "--r=1", "--radii=1,-1"], "expected only finite `radii` > 0, got -1.0"),
         (

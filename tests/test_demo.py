@@ -35,7 +35,7 @@ def run_example(name: str) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"own_model.py", "lipschitz_constants.py", "certify_portfolio.py"}
+    tested = {"own_model.py", "lipschitz_constants.py", "certify_portfolio.py", "attack_suite.py"}
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == tested
 
 
@@ -50,6 +50,16 @@ def test_the_example_of_certificates_names_the_best_and_checks_all() -> None:
     assert all(float(words[3]) > 0 for words in winners)
     assert len(winners) == 15
     assert re.search(r"^[1-9]\d* checked, 0 failed", said, re.MULTILINE)
+
+
+def test_the_example_of_attacks_shows_the_worst_of_its_members() -> None:
+    said = run_example("attack_suite.py")
+    for part in said.split("image ")[1:]:
+        worst, *members = (float(value) for value in re.findall(r"(?:damage|-l2|-onward) +(\d\.\d{3})", part))
+        assert worst == max(members)
+        assert "gradients of the encoder 200" in part
+    assert "sgd-photoguard" in said
+    assert re.search(r"reconstruction by more than 0\.\d+: 0\.\d+$", said.strip())
 
 
 def test_the_example_of_constants_shows_them_in_order() -> None:

@@ -15,6 +15,8 @@ NativeSpread = Literal["constant", "bounded", "log_variance"]
 Family = Literal["lipschitz", "plain", "lipschitz_conv", "conv"]
 Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
+AttackNorm = Literal["0", "0-values", "1", "2", "inf"]
+"""Norms of attacks; certificates know "2" and "inf". "0" counts pixels, "0-values" values."""
 Reconstruction = Literal["sampled", "anchored", "mean"]
 Certified = Literal[Reconstruction, "smoothed"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
@@ -210,29 +212,31 @@ class AttackOptions:
         objective: Largest damage of the reconstruction, or the posterior of another image.
         margin: Search the smallest input change that succeeds.
         radii: Radii of attacks besides, in input units, as 0.5,1.
-        norm: Of the input change.
+        norm: Of the input change; 0 counts pixels, 0-values their values.
         reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
-        steps: Gradient steps of an attack at a fixed radius.
-        restarts: Random starts of an attack at a fixed radius.
+        suite: Several searches in place of one, of which each image's worst counts.
+        gradients: Per image and fixed radius, shared by several starts; the suite has a number of its own.
         samples: Fresh draws that decide whether an attack succeeded.
         confidence: Of that decision.
+        indicators: Look for signs that a search failed, too; costs as much as a short one.
     """
 
     objective: Literal["damage", "latent"] = "damage"
     margin: bool = True
     radii: tuple[float, ...] = ()
-    norm: Norm = "2"
+    norm: AttackNorm = "2"
     reconstruction: Reconstruction = "sampled"
-    steps: int = 40
-    restarts: int = 2
+    suite: Literal["none", "standard"] = "none"
+    gradients: int = 100
     samples: int = 10_000
     confidence: float = 0.999
+    indicators: bool = False
 
     def __post_init__(self) -> None:
         require_known("reconstruction", [self.reconstruction], get_args(Reconstruction))
         require(self.margin or bool(self.radii), "a margin search or some `radii`", "neither")
         _require_positive(self, "radii")
-        for name in ("steps", "restarts", "samples"):
+        for name in ("gradients", "samples"):
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.toys import LinearVAE
 from vaerdict.attacks import PGD
 from vaerdict.attacks.batch import Batch, Meter
-from vaerdict.attacks.evaluate import size_up
+from vaerdict.attacks.judge.evaluate import size_up
 from vaerdict.attacks.objectives import MaximumDamage, Objective
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.threat import Ball
@@ -84,7 +84,7 @@ def assert_reaches_the_singular_value(options, reconstruction: str, least: float
 
 def assert_reaches_the_best_known(options, norm: str, least: float = 0.995) -> None:
     batch, ball = case(TinyVAE(), images_of(4), {"2": 0.5, "inf": 0.2}[norm], norm)
-    known = PGD(steps=40, restarts=3).search(batch, DAMAGE, ball, "known")[0]
+    known = PGD(steps=40, restarts=3, momentum=0.0, probes=1).search(batch, DAMAGE, ball, "known")[0]
     found = options.search(batch, DAMAGE, ball, "test")[0]
     assert bool((damage(batch, ball, found) >= least * damage(batch, ball, known)).all())
 

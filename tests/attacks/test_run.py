@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.toys import LinearVAE, isotropic_vae
 from vaerdict.attacks import PGD, Evaluation, MarginSearch, TargetedLatent, attack, attack_margin
-from vaerdict.attacks.evaluate import bound_probability
+from vaerdict.attacks.judge.evaluate import bound_probability
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.task import check_radius
 from vaerdict.results import array_sha256, frame
@@ -48,7 +48,7 @@ def test_row_says_who_what_and_how() -> None:
 def test_constants_suffice_to_decide_again() -> None:
     (row,) = attack(isotropic_vae(), torch.randn(1, 1, 1, 12), radius=0.6, r=3.0, options=QUICK)
     constants = json.loads(row.constants)
-    assert constants["options"] == {"steps": 8, "restarts": 1, "step": 1.0, "batch_size": 256}
+    assert constants["options"] == asdict(QUICK)
     again = bound_probability(constants["within"], constants["samples"], constants["evaluation"]["confidence"])
     assert constants["upper"] == float(again)
     assert constants["upper"] <= row.p

@@ -86,7 +86,7 @@ class Batch:
         return replace(
             self,
             images=self.images[keep],
-            posterior=Posterior(self.posterior.mean[keep], self.posterior.std[keep]),
+            posterior=replace(self.posterior, mean=self.posterior.mean[keep], std=self.posterior.std[keep]),
             anchor=self.anchor[keep],
             sample_ids=tuple(i for i, kept in zip(self.sample_ids, keep.tolist(), strict=True) if kept),
         )
@@ -140,4 +140,4 @@ class Batch:
 
 
 def _latents(posterior: Posterior, noise: Tensor) -> Tensor:
-    return posterior.mean.unsqueeze(1) + posterior.std.unsqueeze(1) * noise
+    return posterior.mean.unsqueeze(1) + posterior.std.unsqueeze(1) * posterior.padded(noise)

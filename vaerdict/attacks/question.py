@@ -2,12 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-from vaerdict.options import Reconstruction, require
-
-AttackNorm = Literal["0", "0-values", "1", "2", "inf"]
-"""Norms of attacks; certificates know "2" and "inf". "0" counts pixels, "0-values" values."""
+from vaerdict.options import AttackNorm, Reconstruction, require
 
 
 @dataclass(frozen=True, kw_only=True)

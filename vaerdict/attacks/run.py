@@ -3,29 +3,35 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.evaluate import Evaluation, Verdict, evaluate
-from vaerdict.attacks.least import Bisection, Narrower, narrow_all
-from vaerdict.attacks.margin import MarginSearch, threat
-from vaerdict.attacks.objectives import MaximumDamage, Objective
-from vaerdict.attacks.optimiser import Optimiser
-from vaerdict.attacks.pgd import PGD
+from vaerdict.attacks.describe import describe
+from vaerdict.attacks.judge.checks import look_again
+from vaerdict.attacks.judge.evaluate import Evaluation, Verdict
+from vaerdict.attacks.judge.indicators import Watched
+from vaerdict.attacks.judge.rows import NOT_FINITE, Finding
+from vaerdict.attacks.levels import flat
+from vaerdict.attacks.margins.bisection import MarginSearch, threat
+from vaerdict.attacks.margins.least import Bisection, Narrower, narrow_all, standard_searches
+from vaerdict.attacks.margins.verify import shared, verify
+from vaerdict.attacks.objectives import MaximumDamage, Objective, fitted
+from vaerdict.attacks.optimisers.common import Optimiser
+from vaerdict.attacks.optimisers.pgd import PGD
 from vaerdict.attacks.question import AttackNorm, Question, Reconstruction
-from vaerdict.attacks.rows import NOT_FINITE, Finding
+from vaerdict.attacks.suite import Suite, Worst, find_suite, find_worst
 from vaerdict.attacks.task import Task, check_radius
 from vaerdict.attacks.threat import Ball, settle
-from vaerdict.attacks.verify import shared, verify
-from vaerdict.options import require
+from vaerdict.options import require, require_known
 from vaerdict.results import Row
 from vaerdict.vae import VAE
 
 _DAMAGE = MaximumDamage()
-_PGD = PGD()
+_PGD = PGD.within(100)
 _SEARCH = MarginSearch()
 _BISECTION = (Bisection(),)
 _EVALUATION = Evaluation()
@@ -45,6 +51,7 @@ def attack(
     objective: Objective = _DAMAGE,
     reconstruction: Reconstruction = "sampled",
     options: Optimiser = _PGD,
+    suite: Suite | str | None = None,
     evaluation: Evaluation = _EVALUATION,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
@@ -70,7 +77,8 @@ def attack(
         mask: which pixels may change, `[B, *input_shape]`, or `[1, *input_shape]` for all images; by default all may.
         objective: what to maximise.
         reconstruction: which change is meant (THEORY 1).
-        options: of the search, which also say by what optimiser: `PGD`, `APGD`, `Adam`, `LBFGS` or `Singular`.
+        options: of the search, which also say by what optimiser: `PGD`, `APGD`, `Adam` and others.
+        suite: in place of `options` several searches, whose worst per image is the row: "standard", or your own.
         evaluation: of the judge.
         seed: of all noise; a sample's noise depends on it and on the sample's id only.
         sample_ids: one per image; by default their positions.
@@ -93,19 +101,25 @@ def attack(
     """
     question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
     _check_judge(question, evaluation)
+    chosen = Suite.of(options) if suite is None else find_suite(suite)
+    require(suite is None or options is _PGD, "either `options` or a `suite`", "both")
+    view = flat(vae)
+    objective = fitted(objective, view)
     task = Task(
-        vae=vae, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
-        evaluation=evaluation, options=options,
-        optimiser=options.name, seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
-        witness_folder=witness_folder,
+        vae=view, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
+        evaluation=evaluation, method=chosen.name, batch_size=chosen.batch_size, how=chosen.described(objective),
+        seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative, witness_folder=witness_folder,
     )  # fmt: skip
     radii = check_radius(radius, images, norm)
 
     def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
         ball = Ball(norm=norm, radius=radii[chunk], box=vae.input_range, center=batch.images, mask=task.mask_of(chunk))
-        delta, sane = options.search(batch, part, ball, "radius")
-        verdicts = evaluate(batch, ball, delta, evaluation, "radius")
-        return list(map(_at_radius, verdicts, sane.tolist(), ball.radius.tolist()))
+        aim = Watched.of(part, ball) if evaluation.indicators else part
+        worst = find_worst(chosen, batch, aim, chunk, ball, evaluation)
+        verdicts = [one.verdict for one in worst]
+        seen = aim.best if isinstance(aim, Watched) else None
+        checks = look_again(batch, part, ball, verdicts, evaluation, "radius", seen)
+        return list(map(_at_radius, worst, ball.radius.tolist(), checks))
 
     return task.run(find)
 
@@ -122,6 +136,7 @@ def attack_margin(
     reconstruction: Reconstruction = "sampled",
     options: MarginSearch = _SEARCH,
     searches: Sequence[Narrower] = _BISECTION,
+    suite: str | None = None,
     evaluation: Evaluation = _FINE_EVALUATION,
     seed: int = 0,
     sample_ids: Sequence[int] | None = None,
@@ -137,6 +152,7 @@ def attack_margin(
     arguments are described too.
 
     `searches` says how candidates are found: `Bisection`, `DDN`, `FMN`; of several, each sample takes the smallest.
+    With `suite="standard"` these are all that know the norm.
     `options` are the bisection's, and for all searches those of the largest radius and of the way to a verdict.
 
     Raises:
@@ -154,22 +170,30 @@ def attack_margin(
     """
     question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
     _check_judge(question, shared(evaluation, options))
-    searches = tuple(searches)
+    require(suite is None or searches is _BISECTION, "either `searches` or a `suite`", "both")
+    if suite is not None:
+        require_known("suite", [suite], ["standard"])
+        searches = standard_searches(norm)
     require(len(searches) >= 1, "at least one of `searches`", searches)
+    view = flat(vae)
+    objective = fitted(objective, view)
+    how = {"options": describe(options), "searches": {search.name: describe(search) for search in searches}}
     task = Task(
-        vae=vae, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
-        evaluation=evaluation, options=options,
-        optimiser="+".join(search.name for search in searches), seed=seed, sample_ids=sample_ids, dataset=dataset,
-        r_relative=r_relative, witness_folder=witness_folder, searches=() if searches == _BISECTION else searches,
+        vae=view, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
+        evaluation=evaluation, method="+".join(search.name for search in searches), batch_size=options.batch_size,
+        how=how, seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative,
+        witness_folder=witness_folder,
     )  # fmt: skip
 
     def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
         ball = threat(batch, options, task.mask_of(chunk))
         trail = narrow_all(searches, batch, part, ball, options)
         verdicts = verify(batch, ball, trail, options, evaluation)
-        margins = torch.tensor([verdict.size if verdict else math.inf for verdict in verdicts])
-        failures = trail.largest_failure(margins.to(batch.images)).tolist()
-        return list(map(_of_margin, verdicts, failures, trail.found.tolist(), trail.sane.tolist()))
+        margins = ball.radius.new_tensor([verdict.size if verdict else math.inf for verdict in verdicts])
+        failures = trail.largest_failure(margins).tolist()
+        around = ball.with_radius(torch.minimum(margins, ball.radius))
+        checks = look_again(batch, part, around, verdicts, evaluation, "margin")
+        return list(map(_of_margin, verdicts, failures, trail.found.tolist(), trail.sane.tolist(), checks))
 
     return task.run(find)
 
@@ -179,15 +203,16 @@ def _check_judge(question: Question, evaluation: Evaluation) -> None:
         evaluation.check_level(question.p)
 
 
-def _at_radius(verdict: Verdict, sane: bool, radius: float) -> Finding:
-    if not (sane and verdict.finite):
+def _at_radius(worst: Worst, radius: float, checks: dict[str, Any]) -> Finding:
+    if not (worst.sane and worst.verdict.finite):
         reason = NOT_FINITE
     else:
-        reason = "" if verdict.success else "the perturbation found at this radius does not break r-robustness"
-    return Finding(verdict=verdict, rho=radius, fixed=True, reason=reason)
+        reason = "" if worst.verdict.success else "the perturbation found at this radius does not break r-robustness"
+    told = {"members": worst.members} if len(worst.members) > 1 else {}
+    return Finding(verdict=worst.verdict, rho=radius, fixed=True, reason=reason, checks={**checks, **told})
 
 
-def _of_margin(verdict: Verdict | None, failure: float, found: bool, sane: bool) -> Finding:
+def _of_margin(verdict: Verdict | None, failure: float, found: bool, sane: bool, checks: dict[str, Any]) -> Finding:
     if verdict:
         reason = ""
     elif not sane:
@@ -196,4 +221,4 @@ def _of_margin(verdict: Verdict | None, failure: float, found: bool, sane: bool)
         reason = "no perturbation passed the judge"
     else:
         reason = f"nothing found up to the largest radius, {failure:g}"
-    return Finding(verdict=verdict, rho=failure, fixed=False, reason=reason)
+    return Finding(verdict=verdict, rho=failure, fixed=False, reason=reason, checks=checks)

@@ -1,5 +1,6 @@
 """A call's arguments, checked once, and the loop over its images: chunk by chunk into rows."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,17 +12,17 @@ import torch
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch, Meter
-from vaerdict.attacks.evaluate import Evaluation
-from vaerdict.attacks.least import Narrower
-from vaerdict.attacks.margin import MarginSearch
+from vaerdict.attacks.judge.evaluate import Evaluation
+from vaerdict.attacks.judge.rows import Finding, make_row, write_witness
+from vaerdict.attacks.levels import behind
 from vaerdict.attacks.objectives import Objective
-from vaerdict.attacks.optimiser import Optimiser
 from vaerdict.attacks.question import AttackNorm, Question
-from vaerdict.attacks.rows import Finding, make_row, write_witness
 from vaerdict.attacks.threat import COUNTS, check_mask
 from vaerdict.options import require
 from vaerdict.results import Row, array_sha256, subjects
 from vaerdict.vae import VAE, borrowed, check_images, fingerprint
+
+_log = logging.getLogger(__name__)
 
 Find = Callable[[Batch, Objective, slice], list[Finding]]
 """A search: from one chunk, its objective and its place among the images to one finding per image."""
@@ -37,18 +38,20 @@ class Task:
     question: Question
     objective: Objective
     evaluation: Evaluation
-    options: Optimiser | MarginSearch
-    optimiser: str
+    method: str
+    """The beginning of the method's name in the results."""
+    batch_size: int
+    how: dict[str, Any]
+    """How the search goes, for the constants."""
     seed: int
     sample_ids: Sequence[int] | None
     dataset: str
     r_relative: float | None
     witness_folder: Path | None
-    searches: tuple[Narrower, ...] = ()
-    """A margin's searches, where they are not the bisection alone."""
 
     def __post_init__(self) -> None:
-        require(self.images.is_floating_point(), "floating-point `images`", self.images.dtype)
+        exact = self.images.dtype in (torch.float32, torch.float64)
+        require(exact, "`images` of type float32 or float64", str(self.images.dtype).removeprefix("torch."))
         check_images(self.vae, self.images.detach())
         self.objective.check(self.vae, self.images)
         check_mask(self.mask, self.images)
@@ -67,21 +70,42 @@ class Task:
         return self.mask[chunk]
 
     def run(self, find: Find) -> list[Row]:
-        """Search chunk after chunk with the model borrowed, and give one row per image in their order."""
+        """Search chunk after chunk with the model borrowed, and give one row per image in their order.
+
+        Where the memory does not suffice for a chunk, it and all later ones are halved.
+        """
         rows: list[Row] = []
         with borrowed(self.vae) as lent:
-            sha256 = fingerprint(lent)
-            for start in range(0, len(self.images), self.options.batch_size):
-                rows += self._chunk(slice(start, start + self.options.batch_size), sha256, find)
+            sha256 = fingerprint(behind(lent))
+            size = self.batch_size
+            while len(rows) < len(self.images):
+                chunk = slice(len(rows), min(len(rows) + size, len(self.images)))
+                done = self._within_memory(chunk, sha256, find)
+                rows += done
+                if not done:
+                    size = (chunk.stop - chunk.start) // 2
+                    _log.warning("out of memory: going on with %d images at once", size)
         return rows
+
+    def _within_memory(self, chunk: slice, sha256: str, find: Find) -> list[Row]:
+        """Give the rows of a chunk; none where the memory does not suffice for its two images or more."""
+        try:
+            return self._chunk(chunk, sha256, find)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or chunk.stop - chunk.start == 1:
+                raise
+        if self.images.is_cuda:
+            torch.cuda.empty_cache()
+        return []
 
     def _chunk(self, chunk: slice, sha256: str, find: Find) -> list[Row]:
         meter, images, ids = Meter(self.vae), self.images[chunk].detach(), self.ids[chunk]
         began = time.perf_counter()
         batch = Batch.of(meter, images, self.question, self.seed, ids)
         findings = find(batch, self.objective.part(chunk), chunk)
+        cost = {part: math.ceil(count / len(images)) for part, count in sorted(meter.cost.items())}
         facts = {
-            "method": f"{self.optimiser}-{self.objective.name}" + ("-masked" if self.mask is not None else ""),
+            "method": f"{self.method}-{self.objective.name}" + ("-masked" if self.mask is not None else ""),
             "r_relative": self.r_relative,
             "confidence": self.evaluation.confidence if self.question.draws else None,
             "seed": self.seed,
@@ -93,7 +117,7 @@ class Task:
         }
         who = subjects(self.vae.name, sha256, self.dataset, images.cpu().numpy(), ids)
         return [
-            self._row(subject, image, finding, self._constants(chunk.start + i), facts)
+            self._row(subject, image, finding, {**self._constants(chunk.start + i), "cost": cost}, facts)
             for i, (subject, image, finding) in enumerate(zip(who, images, findings, strict=True))
         ]
 
@@ -108,8 +132,7 @@ class Task:
     def _constants(self, index: int) -> dict[str, Any]:
         return {
             **self.objective.describe(index),
-            "options": _described(self.options),
-            **({"searches": {search.name: _described(search) for search in self.searches}} if self.searches else {}),
+            **self.how,
             "evaluation": asdict(self.evaluation),
             "input_range": list(self.vae.input_range),
             **({} if self.mask is None else {"mask_sha256": self._mask_sha256(index)}),
@@ -120,11 +143,9 @@ class Task:
         return array_sha256(self.mask[index if len(self.mask) > 1 else 0].cpu().numpy())
 
 
-def _described(options: Any) -> dict[str, Any]:
-    """Give the options as a mapping; another optimiser among them is named, since its fields do not tell which."""
-    described = asdict(options)
-    first = getattr(options, "first", None)
-    return described if first is None else {**described, "first": {"name": first.name, **_described(first)}}
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def check_radius(radius: float | Tensor, images: Tensor, norm: AttackNorm = "2") -> Tensor:
@@ -136,7 +157,7 @@ def check_radius(radius: float | Tensor, images: Tensor, norm: AttackNorm = "2")
     Raises:
         ValueError: a radius is negative or not finite, or there is not one per image; a count is not whole.
     """
-    radii = torch.as_tensor(radius).detach().to(images)
+    radii = torch.as_tensor(radius, dtype=torch.float64).detach().to(images)
     shape = tuple(radii.shape)
     require(shape in ((), (len(images),)), f"`radius` of shape () or ({len(images)},)", shape)
     bad = [value for value in radii.flatten().tolist() if not (value >= 0 and math.isfinite(value))]

@@ -3,7 +3,7 @@
 from vaerdict.certify.closed_form import margin_barrett, margin_isotropic
 from vaerdict.certify.design import Design, design_frontier
 from vaerdict.certify.export import export_certificates, export_model
-from vaerdict.certify.hierarchical import HierarchicalVAE, certify_hierarchical
+from vaerdict.certify.hierarchical import certify_hierarchical
 from vaerdict.certify.labels import LabelOptions, LabelResult, certified_accuracy, certify_label
 from vaerdict.certify.model import ModelBounds
 from vaerdict.certify.run import certify, choose_methods
@@ -13,7 +13,6 @@ from vaerdict.certify.smoothed import Center, estimate_centers
 __all__ = [
     "Center",
     "Design",
-    "HierarchicalVAE",
     "LabelOptions",
     "LabelResult",
     "ModelBounds",

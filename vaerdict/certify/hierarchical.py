@@ -15,7 +15,7 @@ and at most `P_x'(A)` with `z_1` from `x'` and `y ~ N(t, 1)`. Between the two, t
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,32 +28,10 @@ from vaerdict.certify.statistics import margins_from_counts
 from vaerdict.lipschitz import LipschitzBound, NoSoundBound, round_up
 from vaerdict.options import Question, require
 from vaerdict.results import Row, canonical_json, subjects
-from vaerdict.vae import Posterior, borrowed, fingerprint
+from vaerdict.vae import HierarchicalVAE, borrowed, fingerprint
 
 _CHECKED = 16  # draws on which the model's levels are held against what was said of them
 _SLACK = 1e-4  # relative: the model is evaluated in float32
-
-
-@runtime_checkable
-class HierarchicalVAE(Protocol):
-    """What a hierarchical model must offer: the posterior of the next level, and a deterministic decoder of all.
-
-    `levels` holds the numbers of latents. `posterior` takes images `[B, *input_shape]` and the latents `[B, levels[l]]`
-    of the levels before; how many they are says which level is meant. `decode` takes the latents of all levels.
-    """
-
-    name: str
-    input_shape: tuple[int, ...]
-    input_range: tuple[float, float]
-    levels: tuple[int, ...]
-
-    def posterior(self, images: Tensor, earlier: Sequence[Tensor]) -> Posterior:
-        """Give the posterior of the level after the earlier ones, given their latents."""
-        ...
-
-    def decode(self, latents: Sequence[Tensor]) -> Tensor:
-        """Give the mean reconstruction of the latents of all levels."""
-        ...
 
 
 def certify_hierarchical(
@@ -97,6 +75,7 @@ def certify_hierarchical(
         TypeError: the model is not a torch module.
         ValueError: something outside its range; a constant that the model was seen to exceed; too few samples.
 
+    >>> from vaerdict.vae import Posterior
     >>> class Two(torch.nn.Module):
     ...     name, input_shape, input_range, levels = "two", (1, 1, 2), (0.0, 1.0), (2, 2)
     ...     def posterior(self, images, earlier):

@@ -11,7 +11,6 @@ from torch import Tensor
 from vaerdict.attacks import (
     PGD,
     Evaluation,
-    MarginSearch,
     MaximumDamage,
     Objective,
     TargetedLatent,
@@ -100,7 +99,9 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
     """Plan the attacks on all images; witnesses go to `folder/witnesses`."""
     what: dict[str, Any] = {"attack": asdict(options)}
     targets = _targets(subject.images) if options.objective == "latent" else None
-    evaluation = Evaluation(samples=options.samples, confidence=options.confidence)
+    evaluation = Evaluation(samples=options.samples, confidence=options.confidence, indicators=options.indicators)
+    suite = None if options.suite == "none" else options.suite
+    one: dict[str, Any] = {"options": PGD.within(options.gradients)} if suite is None else {"suite": suite}
     units = []
     for part in subject.chunks():
         if targets is not None:
@@ -113,10 +114,9 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
             "witness_folder": folder / "witnesses",
         }
         if options.margin:
-            units.append(subject.unit(part, {**what, "radius": None}, attack_margin, options=MarginSearch(), **shared))
-        pgd = PGD(steps=options.steps, restarts=options.restarts)
+            units.append(subject.unit(part, {**what, "radius": None}, attack_margin, suite=suite, **shared))
         for radius in options.radii:
-            units.append(subject.unit(part, {**what, "radius": radius}, attack, radius=radius, options=pgd, **shared))
+            units.append(subject.unit(part, {**what, "radius": radius}, attack, radius=radius, **one, **shared))
     return units
 
 

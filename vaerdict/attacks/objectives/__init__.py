@@ -6,6 +6,7 @@ from vaerdict.attacks.objectives.divergences import divergence_kl
 from vaerdict.attacks.objectives.downstream import Downstream
 from vaerdict.attacks.objectives.latent import LatentDivergence, LatentNorm, TargetedLatent
 from vaerdict.attacks.objectives.layerwise import Layerwise
+from vaerdict.attacks.objectives.levelled import fitted
 from vaerdict.attacks.objectives.prior import Evidence, PosteriorCollapse
 from vaerdict.attacks.objectives.protocol import Loss, Objective
 from vaerdict.attacks.objectives.weighted import WeightedSum
@@ -25,4 +26,5 @@ __all__ = [
     "TargetedLatent",
     "WeightedSum",
     "divergence_kl",
+    "fitted",
 ]

@@ -1,7 +1,7 @@
 """What most objectives share: those that hold nothing per image, and those with one target image each."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +15,9 @@ from vaerdict.vae import check_images
 
 class Uniform:
     """An objective that is the same for every image; as it stands, one of posteriors, which needs no draws."""
+
+    departs: ClassVar[bool] = False
+    """Whether the farther from the clean image the better, so that the best perturbation is as large as allowed."""
 
     @property
     def name(self) -> str:

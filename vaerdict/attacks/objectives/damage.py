@@ -1,7 +1,7 @@
 """Objectives on reconstructions: as far from the clean one as possible, or as near to a target."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class MaximumDamage(Uniform):
     ('damage', 'damage-linf')
     """
 
+    departs: ClassVar[bool] = True
     measure: Measure = "l2"
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vaerdict.attacks.batch import Batch
+from vaerdict.attacks.levels import latents_of
 from vaerdict.attacks.objectives import reconstruct
 from vaerdict.attacks.objectives.custom import name_of
 from vaerdict.attacks.objectives.independent import check_independent
@@ -98,7 +99,7 @@ class Downstream:
         return confusion
 
     def _logits(self, vae: Any, latents: Tensor) -> Tensor:
-        return self.head(latents if self.on == "latent" else vae.decode(latents))
+        return self.head(latents_of(vae, latents) if self.on == "latent" else vae.decode(latents))
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Layerwise(Uniform):
     'layerwise'
     """
 
+    departs: ClassVar[bool] = True
     weights: Literal["conditioning"] | Mapping[str, float] = "conditioning"
 
     def __post_init__(self) -> None:

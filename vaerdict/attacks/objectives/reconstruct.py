@@ -8,7 +8,7 @@ from vaerdict.vae import Posterior
 
 
 def latent_of(
-    batch: Batch, posterior: Posterior, noise: Float[Tensor, "batch draws latent"]
+    batch: Batch, posterior: Posterior, noise: Float[Tensor, "batch draws drawn"]
 ) -> Float[Tensor, "batch latent"]:
     """Give the latent that the question decodes: the first draw, or the mean where the question knows no draws."""
     return posterior.sample(noise[:, 0]) if batch.question.draws else posterior.mean

@@ -35,6 +35,11 @@ class WeightedSum:
         require(not bad, "finite weights other than 0 in `terms`", bad)
 
     @property
+    def departs(self) -> bool:
+        """Whether all terms lead away from the clean image."""
+        return all(weight > 0 and getattr(objective, "departs", False) for weight, objective in self.terms)
+
+    @property
     def name(self) -> str:
         """The end of the method's name in the results."""
         return "+".join(objective.name for _, objective in self.terms)

@@ -1,6 +1,7 @@
 """The threat model: which perturbations are allowed."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -99,7 +100,7 @@ class Ball:
         ball = cls(norm=norm, radius=center.new_zeros(len(center)), box=box, center=center, mask=mask)
         return ball.with_radius(size(ball.room.widest, norm))
 
-    @property
+    @cached_property
     def room(self) -> Room:
         """How far each pixel may move, whatever the radius."""
         low, high = self.box

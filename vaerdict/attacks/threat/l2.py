@@ -6,6 +6,9 @@ from torch import Tensor
 
 from vaerdict.attacks.threat.samples import Room, nonzero, scaled
 
+TINY = torch.finfo(torch.float32).tiny
+"""Lengths below the smallest normal number count as zero."""
+
 
 class L2:
     """`|delta|_2`, the root of the sum of squares.
@@ -26,7 +29,7 @@ class L2:
         """Bring `delta` into the ball, then into the room; the second step shortens only, so both hold at the end."""
         most = (torch.finfo(delta.dtype).max / delta[0].numel()) ** 0.5 / 2  # squares of more would overflow
         delta = delta.clamp(-most, most)
-        return room.clamp(scaled(delta, (radius / nonzero(self.size(delta))).clamp_max(1)))
+        return room.clamp(scaled(delta, (radius / self.size(delta).clamp_min(TINY)).clamp_max(1)))
 
     def direction(
         self,
@@ -36,10 +39,9 @@ class L2:
         spread: Float[Tensor, " batch"] | None,
     ) -> Float[Tensor, "batch ..."]:
         """Give the gradient at unit length."""
-        # Dividing by the largest entry first: the square of a tiny gradient would vanish.
-        largest = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
-        gradient = scaled(gradient, 1 / nonzero(largest))
-        return scaled(gradient, 1 / nonzero(self.size(gradient)))
+        # In float64, since the square of a tiny gradient would vanish.
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+        return scaled(gradient, torch.where(length > TINY, 1 / length, 0).to(gradient.dtype))
 
     def start(self, noise: Float[Tensor, "batch ..."], radius: Float[Tensor, " batch"], room: Room) -> Tensor:
         """Turn standard normal noise into points that are uniform on the sphere."""

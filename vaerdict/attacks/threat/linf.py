@@ -18,7 +18,7 @@ class Linf:
 
     def size(self, delta: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """Give the largest absolute value."""
-        return torch.linalg.vector_norm(delta.flatten(1), ord=torch.inf, dim=1)
+        return delta.flatten(1).abs().amax(1)
 
     def project(
         self, delta: Float[Tensor, "batch ..."], radius: Float[Tensor, " batch"], room: Room

@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+
+def spread(values: Shaped[Tensor, " batch"], like: Float[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+    """Give one value per sample the shape in which it meets each of the sample's.
+
+    >>> spread(torch.ones(2), torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 1, 1, 1])
+    """
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def scaled(delta: Float[Tensor, "batch ..."], factor: Float[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
@@ -13,7 +22,7 @@ def scaled(delta: Float[Tensor, "batch ..."], factor: Float[Tensor, " batch"]) -
     >>> scaled(torch.ones(2, 1), torch.tensor([2.0, 3.0])).flatten()
     tensor([2., 3.])
     """
-    return delta * factor.reshape(-1, *[1] * (delta.dim() - 1))
+    return delta * spread(factor, delta)
 
 
 def where(
@@ -24,7 +33,7 @@ def where(
     >>> where(torch.tensor([True, False]), torch.ones(2, 1), torch.zeros(2, 1)).flatten()
     tensor([1., 0.])
     """
-    return torch.where(mask.reshape(-1, *[1] * (one.dim() - 1)), one, other)
+    return torch.where(spread(mask, one), one, other)
 
 
 def nonzero(lengths: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -60,7 +69,7 @@ class Room:
 
     def clamp(self, delta: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Bring each pixel into its room."""
-        return torch.minimum(torch.maximum(delta, self.low), self.high)
+        return torch.clamp(delta, self.low, self.high)
 
     def towards(self, direction: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Give the room, as a length >= 0, on the side that each pixel of `direction` points to."""

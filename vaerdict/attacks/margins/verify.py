@@ -1,0 +1,97 @@
+"""From a promising direction to a verified margin: place the candidate at the boundary, then let the judge decide."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vaerdict.attacks.batch import Batch
+from vaerdict.attacks.judge.evaluate import Evaluation, Verdict, bound_probability, evaluate
+from vaerdict.attacks.margins.bisection import MarginSearch, Trail
+from vaerdict.attacks.threat import COUNTS, Ball, scaled
+
+SECANTS = 2
+"""Corrections of the length: from within a few per cent, the second is already below the sampling error."""
+
+
+def target_level(p: float, evaluation: Evaluation, polish: int, safety: float) -> float:
+    """Give the level that `P(|Delta| <= r)` should fall to for the judge to agree, on noise that is yet to be drawn.
+
+    That is the largest share that the judge accepts, less `safety` standard errors of both samples.
+
+    >>> 0.4 < target_level(0.5, Evaluation(samples=10_000), 2000, 1.0) < 0.5
+    True
+    """
+    n = evaluation.samples
+    accepted = int((bound_probability(np.arange(n + 1), n, evaluation.confidence) <= p).sum()) - 1
+    return max(0.0, accepted / n - safety * math.sqrt(p * (1 - p) * (1 / n + 1 / polish)))
+
+
+def place(
+    batch: Batch, ball: Ball, delta: Float[Tensor, "batch ..."], r: float, level: float, polish: int, use: str
+) -> Float[Tensor, "batch ..."]:
+    """Rescale each perturbation until the `level`-quantile of `|Delta|` is `r`, by secants on common draws.
+
+    A count of pixels does not change with their length, so there the perturbation stays as it is.
+    """
+    if ball.norm in COUNTS:
+        return delta
+
+    def quantile(factor: Tensor) -> Tensor:
+        return batch.quantile(ball.apply(scaled(delta, factor)), f"polish/{use}", polish, level)
+
+    old = torch.ones(len(delta), dtype=delta.dtype, device=delta.device)
+    old_value = quantile(old)
+    new = _near(old, r / old_value)
+    for _ in range(SECANTS - 1):
+        value = quantile(new)
+        slope = (value - old_value) / (new - old)
+        step = torch.where(slope > 0, (r - value) / slope, 0)
+        old, old_value, new = new, value, _near(new, 1 + step / new)
+    return ball.project(scaled(delta, new))
+
+
+def _near(factor: Tensor, change: Tensor) -> Tensor:
+    return factor * change.nan_to_num(1.0).clamp(0.5, 2.0)
+
+
+def verify(
+    batch: Batch, ball: Ball, trail: Trail, options: MarginSearch, evaluation: Evaluation
+) -> list[Verdict | None]:
+    """Give the judge's verdict on each sample's first candidate that passes; None where none does.
+
+    The first candidate is as tight as the judge's confidence allows; whoever fails gets a larger one, placed with twice
+    the safety. Zero is a candidate too, where the clean image itself seems fragile. Every attempt has fresh noise and
+    an equal share of the allowed error (Bonferroni), so that the stated confidence holds for the whole.
+    """
+    share = shared(evaluation, options)
+    verdicts: list[Verdict | None] = [None] * len(batch.images)
+    pending = trail.found | trail.fragile
+    for attempt in range(options.attempts + 1):
+        now = pending & (trail.fragile if attempt == 0 else trail.found)
+        if not now.any():
+            continue
+        part, here = batch.select(now), ball.select(now)
+        candidate = trail.delta[now]
+        if attempt == 0:
+            candidate = torch.zeros_like(candidate)
+        else:
+            level = target_level(batch.question.p, share, options.polish, 2.0 ** (attempt - 1))
+            r = batch.question.r * (1 + 1e-5 * 10**attempt)
+            # Few draws bring every length near the boundary, many then say where exactly.
+            for draws in (options.selection, options.polish):
+                candidate = place(part, here, candidate, r, level, draws, f"{attempt}/{draws}")
+        judged = evaluate(part, here, candidate, share, f"margin/{attempt}")
+        for i, verdict in zip(now.nonzero().flatten().tolist(), judged, strict=True):
+            if verdict.success:
+                verdicts[i] = verdict
+                pending[i] = False
+    return verdicts
+
+
+def shared(evaluation: Evaluation, options: MarginSearch) -> Evaluation:
+    """Split the allowed error evenly over the attempts, zero included."""
+    return replace(evaluation, confidence=1 - (1 - evaluation.confidence) / (options.attempts + 1))
