@@ -9,7 +9,7 @@ from never_beaten_cases import CONFIDENCE, Case
 from never_beaten_models import TwoLevels
 from torch import Tensor
 
-from vaerdict.attacks.evaluate import bound_probability, size_up
+from vaerdict.attacks.judge.evaluate import bound_probability, size_up
 from vaerdict.models import GaussianVAE
 from vaerdict.options import Norm
 
