@@ -208,6 +208,14 @@ def test_help_is_quick_and_shows_dashes() -> None:
             ["attack", "--model=MODEL", "--r=1", "--norm=3"],
             "expected `--norm` as one of 0, 0-values, 1, 2, inf, got '3'",
         ),
+        (
+            ["attack", "--model=MODEL", "--r=1", "--norm=0", "--radii=1,1.5"],
+            "expected only whole numbers as `radii` for the norm '0', got 1.5",
+        ),
+        (
+            ["attack", "--model=MODEL", "--r=1", "--objective=latent", "--limit=1"],
+            "expected images of 2 labels or more, to be targets of each other, got 1",
+        ),
         (["attack", "--model=MODEL", "--r=1", "--margin=maybe"], "expected `--margin` as true or false, got 'maybe'"),
         (["attack", "--model=MODEL", "--r=1", "--radii=1,-1"], "expected only finite `radii` > 0, got -1.0"),
         (

@@ -17,6 +17,8 @@ Likelihood = Literal["bernoulli", "gaussian"]
 Norm = Literal["2", "inf"]
 AttackNorm = Literal["0", "0-values", "1", "2", "inf"]
 """Norms of attacks; certificates know "2" and "inf". "0" counts pixels, "0-values" values."""
+Aim = Literal["damage", "latent"]
+SuiteName = Literal["none", "standard"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
 Certified = Literal[Reconstruction, "smoothed"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
@@ -211,7 +213,7 @@ class AttackOptions:
     Attributes:
         objective: Largest damage of the reconstruction, or the posterior of another image.
         margin: Search the smallest input change that succeeds.
-        radii: Radii of attacks besides, in input units, as 0.5,1.
+        radii: Radii of attacks besides, in input units, as 0.5,1; whole numbers for counts.
         norm: Of the input change; 0 counts pixels, 0-values their values.
         reconstruction: Which change of the reconstruction is meant: two samples, a sample against the mean, two means.
         suite: Several searches in place of one, of which each image's worst counts.
@@ -221,21 +223,25 @@ class AttackOptions:
         indicators: Look for signs that a search failed, too; costs as much as a short one.
     """
 
-    objective: Literal["damage", "latent"] = "damage"
+    objective: Aim = "damage"
     margin: bool = True
     radii: tuple[float, ...] = ()
     norm: AttackNorm = "2"
     reconstruction: Reconstruction = "sampled"
-    suite: Literal["none", "standard"] = "none"
+    suite: SuiteName = "none"
     gradients: int = 100
     samples: int = 10_000
     confidence: float = 0.999
     indicators: bool = False
 
     def __post_init__(self) -> None:
-        require_known("reconstruction", [self.reconstruction], get_args(Reconstruction))
+        chosen = {"objective": Aim, "norm": AttackNorm, "reconstruction": Reconstruction, "suite": SuiteName}
+        for name, known in chosen.items():
+            require_known(name, [getattr(self, name)], get_args(known))
         require(self.margin or bool(self.radii), "a margin search or some `radii`", "neither")
         _require_positive(self, "radii")
+        parts = [radius for radius in self.radii if self.norm in ("0", "0-values") and radius % 1]
+        require(not parts, f"only whole numbers as `radii` for the norm {self.norm!r}", parts and parts[0])
         for name in ("gradients", "samples"):
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)

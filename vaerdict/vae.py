@@ -25,6 +25,12 @@ class Posterior:
     given: int = 0
     """How many of the last coordinates are known rather than drawn, and take no noise."""
 
+    @property
+    def drawn(self) -> "Posterior":
+        """The posterior of the coordinates that are drawn."""
+        last = self.mean.shape[-1] - self.given
+        return Posterior(self.mean[..., :last], self.std[..., :last]) if self.given else self
+
     def sample(self, noise: Float[Tensor, "batch drawn"]) -> Float[Tensor, "batch latent"]:
         """Turn standard normal noise into latents."""
         return self.mean + self.std * self.padded(noise)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +114,15 @@ def test_4_perturbations_stay_in_ball_and_range(options, norm, box: tuple[float,
     assert float(adversarial.max()) <= box[1]
 
 
+@pytest.mark.parametrize("options", EVERY, ids=name)
 @pytest.mark.parametrize("reconstruction", ["mean", "sampled"])
-def test_5_batches_of_1_7_and_64_agree(reconstruction: str) -> None:
-    vae, images, judge = isotropic_vae(), torch.randn(9, 1, 1, 12), Evaluation(samples=50, confidence=0.9)
+def test_5_batches_of_1_7_and_64_agree(options, reconstruction: str) -> None:
+    judge = Evaluation(samples=20, confidence=0.9, quantised=False)
+    vae, images = searches.TinyVAE(), searches.images_of(9)
+    ask = {"radius": 0.3, "r": 1.0, "reconstruction": reconstruction, "evaluation": judge}
 
     def damages(batch_size: int) -> list[float]:
-        pgd = PGD(steps=10, restarts=1, batch_size=batch_size)
-        rows = attack(vae, images, radius=0.5, r=1.0, reconstruction=reconstruction, options=pgd, evaluation=judge)
+        rows = attack(vae, images, options=replace(options, batch_size=batch_size), **ask)
         return [row.damage for row in rows]
 
     whole = damages(64)

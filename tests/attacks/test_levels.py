@@ -162,7 +162,7 @@ def test_an_image_that_is_not_finite_leaves_the_others_alone() -> None:
 
 def test_layers_of_all_levels_can_be_watched() -> None:
     model = CurvedLevels()
-    objective = Layerwise({"model.first": 1.0, "model.second": 1.0})
+    objective = Layerwise({"first": 1.0, "second": 1.0})
     batch = batch_of(model, pictures(3, model), "mean")
     ball = Ball(norm="2", radius=torch.full((3,), 0.3, dtype=torch.float64), box=(0, 1), center=batch.images)
     delta, sane = PGD(steps=8, restarts=1).search(batch, objective, ball, "test")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.toys import LinearVAE, isotropic_vae
+from tests.untyped import untyped
 from vaerdict.attacks import PGD, Evaluation, MarginSearch, TargetedLatent, attack, attack_margin
 from vaerdict.attacks.judge.evaluate import bound_probability
 from vaerdict.attacks.question import Question
@@ -184,3 +185,10 @@ def test_known_names_are_listed(field: str, message: str) -> None:
 def test_radii_must_be_one_or_one_per_image() -> None:
     with pytest.raises(ValueError, match=re.escape("expected `radius` of shape () or (2,), got (3,)")):
         check_radius(torch.ones(3), torch.zeros(2, 1, 1, 12))
+
+
+@pytest.mark.parametrize("model", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_model_is_refused(model) -> None:
+    for verb, more in ((attack, {"radius": 1.0}), (attack_margin, {})):
+        with pytest.raises(TypeError, match="expected a"):
+            untyped(verb, model, torch.zeros(1, 1, 1, 12), r=1.0, **more)

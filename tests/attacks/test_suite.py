@@ -14,6 +14,7 @@ from vaerdict.attacks import (
     MaximumDamage,
     Member,
     Suite,
+    TargetedLatent,
     attack,
     attack_margin,
 )
@@ -21,6 +22,7 @@ from vaerdict.attacks.batch import Batch, Meter
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.suite import find_worst, standard
 from vaerdict.attacks.threat import Ball
+from vaerdict.results import array_sha256
 from vaerdict.vae import Posterior
 
 FEW = Evaluation(samples=60, confidence=0.9, quantised=False)
@@ -100,7 +102,8 @@ def test_members_may_have_objectives_of_their_own() -> None:
     suite = Suite(name="mine", members=(Member(options=WEAK, objective=LatentDivergence("l2")), Member(options=WEAK)))
     (row,) = attack(searches.TinyVAE(), searches.images_of(1), radius=0.4, r=0.5, suite=suite, evaluation=FEW)
     assert [one["method"] for one in members_of(row)] == ["pgd-divergence-l2", "pgd-damage"]
-    assert json.loads(row.constants)["suite"]["pgd-damage"]["steps"] == 1
+    assert [one["steps"] for one in json.loads(row.constants)["suite"]] == [1, 1]
+    assert members_of(row)[0]["objective"] == "divergence-l2"
 
 
 def test_onward_never_loses_what_was_found() -> None:
@@ -159,7 +162,7 @@ def test_a_broken_member_does_not_hide_the_others() -> None:
 def test_margins_have_a_standard_suite_too(norm: str, method: str) -> None:
     from vaerdict.attacks.margins.least import standard_searches
 
-    assert "+".join(search.name for search in standard_searches(norm)) == method
+    assert "+".join(search.name for search in standard_searches(norm, MaximumDamage())) == method
 
 
 def test_wrong_suites_are_refused() -> None:
@@ -174,3 +177,63 @@ def test_wrong_suites_are_refused() -> None:
         Suite(name="mine", members=(Member(options=PGD(), onward=True),))
     with pytest.raises(ValueError, match="at least one of `members`"):
         replace(standard(), members=())
+
+
+def test_members_objectives_are_checked_and_their_targets_told() -> None:
+    vae, images = searches.TinyVAE(), searches.images_of(3)
+    ask = {"radius": 0.4, "r": 0.5, "reconstruction": "mean"}
+    few = Suite(name="mine", members=(Member(options=WEAK, objective=TargetedLatent(images[:2])),))
+    with pytest.raises(ValueError, match="expected `target_images` of shape"):
+        attack(vae, images, suite=few, **ask)
+    targets = images.flip(0)
+    aimed = Suite(name="mine", members=(Member(options=WEAK), Member(options=WEAK, objective=TargetedLatent(targets))))
+    rows = attack(vae, images, suite=aimed, **ask)
+    assert [members_of(row)[1]["target_sha256"] for row in rows] == [array_sha256(one.numpy()) for one in targets]
+
+
+def test_other_objectives_get_no_untargeted_member() -> None:
+    targets = searches.images_of(2).flip(0)
+    rows = attack(
+        searches.TinyVAE(), searches.images_of(2), radius=0.4, r=0.5, reconstruction="mean", suite="standard",
+        objective=TargetedLatent(targets),
+    )  # fmt: skip
+    assert {one["method"].split("-", 1)[1] for one in members_of(rows[0])} == {
+        "latent", "search-latent", "latent-onward"
+    }  # fmt: skip
+
+
+def test_a_success_without_finite_gradients_is_one() -> None:
+    class Blind:
+        name, batch_size, described = "blind", 1, dict
+
+        def search(self, batch, objective, ball, use):
+            delta, _ = PGD(steps=5, restarts=1).search(batch, objective, ball, use)
+            return delta, torch.zeros(len(delta), dtype=torch.bool)
+
+    ask = {"radius": 0.4, "r": 0.1, "reconstruction": "mean"}
+    weak = Member(options=PGD(steps=1, restarts=1, probes=1, step=1e-3), objective=LatentDivergence("l2"))
+    for suite in (Suite.of(Blind()), Suite(name="two", members=(Member(options=Blind()), weak))):
+        (row,) = attack(searches.TinyVAE(), searches.images_of(1), suite=suite, **ask)
+        assert (row.status, row.margin < torch.inf) == ("ok", True)
+
+
+def test_too_few_samples_for_all_members_are_refused() -> None:
+    vae, images = searches.TinyVAE(), searches.images_of(1)
+    judge = Evaluation(samples=10, quantised=False)
+    attack(vae, images, radius=0.1, r=1.0, options=WEAK, evaluation=judge)
+    with pytest.raises(ValueError, match="enough `samples` to decide"):
+        attack(vae, images, radius=0.1, r=1.0, suite="standard", evaluation=judge)
+
+
+def test_the_worst_of_equal_members_has_the_damage_of_one() -> None:
+    """At radius 0 all members have the same perturbation: the largest of their estimates would be too large."""
+    suite = Suite(name="many", members=(Member(options=WEAK),) * 20)
+    rows = attack(
+        searches.linear_vae()[0], searches.images_of(40), radius=0.0, r=9.0, suite=suite,
+        evaluation=Evaluation(samples=60, confidence=0.9, quantised=False),
+    )  # fmt: skip
+    largest = torch.tensor([max(one["damage"] for one in members_of(row)) for row in rows])
+    fair = torch.tensor([sum(one["damage"] for one in members_of(row)) / 20 for row in rows])
+    told = torch.tensor([row.damage for row in rows])
+    assert float((largest / fair).mean()) > 1.05
+    assert abs(float((told / fair).mean()) - 1) < 0.02

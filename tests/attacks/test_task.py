@@ -1,3 +1,4 @@
+import inspect
 import json
 import logging
 
@@ -7,7 +8,18 @@ import torch
 from torch import Tensor
 
 from tests.attacks import searches
-from vaerdict.attacks import PGD, Evaluation, MarginSearch, attack, attack_margin
+from tests.attacks.objectives.small import unchecked
+from vaerdict.attacks import (
+    PGD,
+    Evaluation,
+    MarginSearch,
+    MaximumDamage,
+    attack,
+    attack_margin,
+    task,
+    threat,
+)
+from vaerdict.attacks.question import Question
 from vaerdict.results import array_sha256, perturbation_size
 from vaerdict.vae import Posterior
 
@@ -17,7 +29,7 @@ ASK = {"radius": 0.4, "r": 0.5, "reconstruction": "mean", "options": PGD(steps=3
 class Greedy(searches.TinyVAE):
     """Has memory for three images at once."""
 
-    def __init__(self, error: RuntimeError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__()
         self.error, self.widths = error, []
 
@@ -30,9 +42,13 @@ class Greedy(searches.TinyVAE):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("device"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("device"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("Unable to allocate 9.00 GiB for an array"),
+    ],
 )
-def test_out_of_memory_halves_the_batch_and_goes_on(error: RuntimeError, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     images = searches.images_of(7)
     greedy = Greedy(error)
     with caplog.at_level(logging.WARNING):
@@ -41,15 +57,18 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: RuntimeError, caplog:
     assert [row.sample_id for row in rows] == list(range(7))
     assert [row.damage for row in rows] == pytest.approx([row.damage for row in expected], rel=1e-4)
     assert "going on with 3 images at once" in caplog.text
-    assert max(greedy.widths[1:]) <= 3
+    assert [width for width in greedy.widths if width > 3] == [7]
 
 
-def test_one_image_that_does_not_fit_is_an_error() -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), MemoryError("Unable to allocate")])
+def test_one_image_that_does_not_fit_is_an_error(error: Exception) -> None:
     class Greedier(searches.TinyVAE):
         def encode(self, images: Tensor) -> Posterior:
-            raise torch.OutOfMemoryError("device")
+            if images.requires_grad:
+                raise error
+            return super().encode(images)
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         attack(Greedier(), searches.images_of(2), **ASK)
 
 
@@ -75,6 +94,16 @@ def test_masked_attacks_say_so_and_touch_nothing_else(tmp_path) -> None:
         assert change.any()
     free = attack(vae, images, **ASK)
     assert all(row.damage < other.damage for row, other in zip(rows, free, strict=True))
+
+
+def test_searches_see_the_mask_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the check gives lies on the images' device; what it was given may lie on another."""
+    images, checked = searches.images_of(3), torch.zeros(1, 1, 1, 12, dtype=torch.bool)
+    checked[..., 4:8] = True
+    expected = attack(searches.TinyVAE(), images, mask=checked, **ASK)
+    monkeypatch.setattr(task, "check_mask", lambda mask, images: checked)
+    rows = attack(searches.TinyVAE(), images, mask=torch.ones_like(checked), **ASK)
+    assert [row.damage for row in rows] == pytest.approx([row.damage for row in expected], rel=1e-6)
 
 
 @pytest.mark.parametrize(("norm", "radius"), [("1", 0.5), ("0", 3.0), ("0-values", 3.0), ("inf", 0.1)])
@@ -110,6 +139,27 @@ def test_bad_inputs_are_named() -> None:
         attack(vae, torch.full_like(images, 1 + 5e-7), **ASK)
     with pytest.raises(ValueError, match=r"expected pixels in \[-1, 1\]"):
         attack(vae, torch.full_like(images, 1.01), **ASK)
+
+
+def test_arrays_of_other_libraries_are_named() -> None:
+    images, box = searches.images_of(2), (-1.0, 1.0)
+    settle, check_mask = map(inspect.unwrap, (threat.settle, threat.check_mask))  # past the tests' check of types
+    with pytest.raises(ValueError, match="expected `images` as a torch tensor, got ndarray"):
+        settle(images.numpy(), box)
+    with pytest.raises(ValueError, match="expected `images` as a torch tensor, got list"):
+        settle(images.tolist(), box)
+    with pytest.raises(ValueError, match="expected `mask` as a torch tensor, got ndarray"):
+        check_mask(np.ones((2, 1, 1, 12), bool), images)
+
+
+def test_numbers_given_as_tensors_become_pythons_own() -> None:
+    question = unchecked(Question, r=torch.tensor(0.5), p=torch.tensor(0.75), norm="2", reconstruction="mean")
+    known = {"images": searches.images_of(1), "objective": MaximumDamage(), "mask": None, "sample_ids": None}
+    asked = unchecked(task.Task, vae=searches.TinyVAE(), question=question, r_relative=np.float32(0.25), **known)
+    asked.__post_init__()
+    numbers = (asked.question.r, asked.question.p, asked.r_relative)
+    assert numbers == (0.5, 0.75, 0.25)
+    assert {type(number) for number in numbers} == {float}
 
 
 def test_a_second_run_goes_on_bit_for_bit() -> None:

@@ -1,5 +1,6 @@
 """Models that return tuples, mappings, objects and distributions, read as what they are."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Laplace, Normal
 
+from tests.untyped import untyped
 from vaerdict.models import vae_from_factory
 from vaerdict.models.adapters import adapt, adapt_pythae
 from vaerdict.vae import fingerprint
@@ -118,13 +120,46 @@ class Random(Mine):
         return mean + torch.randn_like(mean), spread
 
 
+class Noisy(Mine):
+    """Its encoder's means change a little each time."""
+
+    def encode(self, images: Tensor) -> Any:
+        mean, spread = super().encode(images)
+        return mean + 1e-4 * torch.randn_like(mean), spread
+
+
+def centred(model: Mine, images: Tensor) -> Any:
+    mean, spread = model.encode(images)
+    return mean - mean.mean(0), spread
+
+
+def channels_last(model: Mine, latents: Tensor) -> Tensor:
+    return model.decode(latents).unflatten(1, SHAPE).movedim(1, -1)
+
+
 REFUSED = {
     "a pair of unknown kind": (Mine, {}, "expected `spread` of an encoder that returns a pair"),
     "a triple": (Mine, {"encode": lambda m, x: (x, *m.encode(x))}, "got tuple of Tensor, Tensor, Tensor"),
     "unknown names": (Mine, {"encode": lambda m, x: {"z": m.encode(x)[0]}}, "got dict with 'z'"),
     "a tensor": (Mine, {"encode": lambda m, x: m.encode(x)[0]}, "expected an encoder's mean and spread"),
     "another distribution": (Mine, {"encode": lambda m, x: Laplace(*m.encode(x), validate_args=False)}, "got Laplace"),
-    "a draw": (Random, {"spread": "log_variance"}, "expected a deterministic encoder"),
+    "a draw": (Random, {"spread": "log_variance"}, "expected an encoder that is deterministic"),
+    "a little noise": (
+        Noisy,
+        {"spread": "log_variance"},
+        "expected an encoder that is deterministic, got something else the n",
+    ),
+    "a mixed batch": (
+        Mine,
+        {"spread": "log_variance", "encode": centred},
+        "expected an encoder that takes each image by itself, got other values for an image alone",
+    ),
+    "channels last": (
+        Mine,
+        {"spread": "log_variance", "decode": channels_last},
+        "expected reconstructions of shape (1, 1, 2, 3) or (1, 6), got (1, 2, 3, 1)",
+    ),
+    "half precision": (lambda: Mine().half(), {"spread": "log_variance"}, "expected weights in float32 or float64 "),
     "unknown reconstructions": (
         Mine,
         {"spread": "log_variance", "decode": lambda m, z: {"y": m.decode(z)}},
@@ -140,8 +175,8 @@ REFUSED = {
 def test_what_cannot_be_read_is_refused_with_the_reason(case: str) -> None:
     model, given, message = REFUSED[case]
     # Untyped, as a user's code is.
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        getattr(adapt, "__wrapped__", adapt)(model(), input_shape=SHAPE, **given)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        untyped(adapt, model(), input_shape=SHAPE, **given)
 
 
 # --- pythae ---

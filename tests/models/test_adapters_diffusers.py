@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
+from tests.untyped import untyped
 from vaerdict.models import wrap
 from vaerdict.models.adapters import adapt_diffusers, clamped_share
 from vaerdict.vae import fingerprint
@@ -53,15 +54,25 @@ def test_the_layers_are_shared_and_hashed() -> None:
     assert fingerprint(vae) != before
 
 
-def test_checkpointing_changes_no_gradient() -> None:
-    gradients = []
+def add_one(counts: list[int], place: int) -> None:
+    counts[place] += 1
+
+
+def test_checkpointing_changes_no_gradient_and_runs_blocks_twice() -> None:
+    gradients, runs = [], []
     for checkpointed in (False, True):
         kl = tiny()
         if checkpointed:
             kl.enable_gradient_checkpointing()
+        blocks = [kl.encoder.down_blocks[0].resnets[0], kl.decoder.up_blocks[0].resnets[0]]
         vae, images = adapt_diffusers(kl, SHAPE).eval(), images_of(1).requires_grad_()
+        counts = [0, 0]
+        for place, block in enumerate(blocks):
+            block.conv1.register_forward_hook(lambda *_, counts=counts, place=place: add_one(counts, place))
         vae.decode(vae.encode(images).mean).square().sum().backward()
         gradients.append(images.grad)
+        runs.append(counts)
+    assert runs == [[1, 1], [2, 2]]
     torch.testing.assert_close(*gradients)
 
 
@@ -99,6 +110,12 @@ def tiled() -> AutoencoderKL:
     return kl
 
 
+def half_quant() -> AutoencoderKL:
+    kl = tiny()
+    kl.quant_conv.half()
+    return kl
+
+
 def doubled() -> AutoencoderKL:
     kl = tiny()
     kl.__class__ = Doubled
@@ -111,6 +128,9 @@ REFUSED = {
     "no posterior": (AutoencoderTiny, SHAPE, "expected an autoencoder with a Gaussian posterior, got AutoencoderTiny"),
     "another model": (lambda: torch.nn.Linear(1, 1), SHAPE, "expected an AutoencoderKL of diffusers, got Linear"),
     "more than its layers": (doubled, SHAPE, "expected an autoencoder that only runs its layers, got Doubled"),
+    "one layer in half precision": (half_quant, SHAPE, "expected weights in float32 or float64 .* got torch.float16"),
+    "other channels": (tiny, (1, 16, 16), "expected an `input_shape` with the autoencoder's 3 channels, got .1, 16"),
+    "two sizes": (tiny, (16, 16), "expected an `input_shape` of channels, height and width, got .16, 16"),
     "odd sides": (tiny, (3, 16, 15), "expected reconstructions of shape"),
 }
 
@@ -119,4 +139,4 @@ REFUSED = {
 def test_what_would_be_another_function_is_refused(case: str) -> None:
     make, shape, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
-        adapt_diffusers(make(), shape)
+        untyped(adapt_diffusers, make(), shape)

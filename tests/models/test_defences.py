@@ -1,5 +1,7 @@
 """Purifications: what they compute, the gradients they let through, and the contract of the defended model."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from tests.attacks.searches import DAMAGE, case, damage, images_of, linear_vae
-from tests.models.small import random_images, small_vae
+from tests.models.small import SHAPE, random_images, small_model, small_vae
+from tests.untyped import untyped
 from vaerdict.attacks import PGD
+from vaerdict.models import build_vae, wrap
 from vaerdict.models.defences import EvidenceAscent, GaussianBlur, Purified, Quantise, TotalVariation
 from vaerdict.models.defences.slopes import value_and_slope
 from vaerdict.vae import VAE, fingerprint
@@ -138,6 +142,45 @@ def test_an_attack_through_a_linear_purification_reaches_its_closed_form() -> No
     assert bool((damage(batch, ball, unaware) < 0.98 * best).all())
 
 
+class Pair(nn.Module):
+    """Returns more than the image."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+def centred(images: Tensor) -> Tensor:
+    return images - images.mean(0, keepdim=True)
+
+
+class Mixed(nn.Module):
+    """Takes a little of another image in the batch."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0.99 * images + 0.01 * images.flip(0)
+
+
+@pytest.mark.parametrize("purify", [centred, Mixed()])
+def test_an_image_that_knows_its_neighbour_is_refused(purify: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ValueError, match="expected a purification that takes each image by itself, got other values"):
+        Purified(small_vae(), purify)
+
+
+def test_a_purification_for_another_range_is_refused() -> None:
+    vae, wide = small_vae(), (-1.0, 1.0)
+    message = r"expected {} with `input_range` \(0.0, 1.0\), got \(-1.0, 1.0\)"
+    for purify in (
+        Quantise(levels=4, input_range=wide),
+        nn.Sequential(GaussianBlur(std=1.0), nn.Sequential(Quantise(levels=4, input_range=wide))),
+    ):
+        with pytest.raises(ValueError, match=message.format("quantise-4")):
+            Purified(vae, purify)
+    other = build_vae(small_model(likelihood="gaussian"), name="wide", input_shape=SHAPE, input_range=wide)
+    with pytest.raises(ValueError, match=message.format("evidence")):
+        Purified(vae, EvidenceAscent(other, std=0.3))
+    assert Purified(other, Quantise(levels=4, input_range=wide)).input_range == wide
+
+
 def double(images: Tensor) -> Tensor:
     return images.square()
 
@@ -155,14 +198,23 @@ def test_the_fingerprint_knows_the_defence() -> None:
 
 def test_what_cannot_be_attacked_fairly_is_refused() -> None:
     vae = small_vae()
-    with pytest.raises(ValueError, match="expected a deterministic purification, got something else the second time"):
+    flat = wrap(nn.Linear(4, 2), nn.Linear(2, 4), input_shape=(4,), latent_shape=(2,), spread="constant", std=0.1)
+    with pytest.raises(
+        ValueError, match="expected a purification that is deterministic, got something else the next time"
+    ):
         Purified(vae, lambda images: images + 0.1 * torch.randn_like(images))
-    with pytest.raises(ValueError, match=r"expected purified images of shape \(1, 1, 8, 8\), got \(1, 64\)"):
+    with pytest.raises(ValueError, match=r"expected purified images of shape \(2, 1, 8, 8\), got \(2, 64\)"):
         Purified(vae, nn.Flatten())
     with pytest.raises(TypeError, match="expected a VAE that is a torch module, got int"):
         Purified(3, nn.Identity())
     for make, message in {
         lambda: GaussianBlur(std=0.0): "expected a finite `std` > 0, got 0",
+        lambda: untyped(Quantise, levels=2.5): "expected a whole number of `levels`, got 2.5",
+        lambda: untyped(TotalVariation, weight=1.0, steps=2.5): "expected a whole number of `steps`, got 2.5",
+        lambda: untyped(EvidenceAscent, vae, std=1.0, steps=2.5): "expected a whole number of `steps`, got 2.5",
+        lambda: Purified(vae, Pair()): "expected a purification that gives a tensor, got tuple of Tensor, Tensor",
+        lambda: Purified(flat, GaussianBlur(std=1.0)): r"expected images of shape \[B, C, H, W\], got \(2, 4\)",
+        lambda: Purified(flat, TotalVariation(weight=1.0)): r"expected images of shape \[B, C, H, W\], got \(2, 4\)",
         lambda: Quantise(levels=1): "expected `levels` >= 2, got 1",
         lambda: TotalVariation(weight=-1.0): "expected a finite `weight` > 0, got -1",
         lambda: EvidenceAscent(vae, std=1.0, steps=0): "expected `steps` >= 1, got 0",

@@ -4,14 +4,18 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tests.attacks.hierarchies import CurvedLevels
 from tests.attacks.searches import DAMAGE, TinyVAE, case, images_of
 from tests.models.small import random_images, small_vae
 from tests.toys import LinearVAE
+from tests.untyped import untyped
 from vaerdict.attacks import PGD, Evaluation, attack
 from vaerdict.attacks.judge.evaluate import evaluate
-from vaerdict.models.defences import HamiltonianDefence
+from vaerdict.models import GaussianVAE, wrap
+from vaerdict.models.defences import EvidenceAscent, HamiltonianDefence, Purified
+from vaerdict.models.defences.hamiltonian import HOPELESS
 from vaerdict.vae import VAE, fingerprint
 
 PIXEL_STD = 0.5
@@ -94,6 +98,47 @@ def test_a_step_that_is_far_too_long_keeps_the_old_place() -> None:
         torch.testing.assert_close(defence.refine(posterior.mean), posterior.mean[:, :2])
 
 
+def soft() -> tuple[GaussianVAE, Tensor]:
+    """Give a model whose trajectories leave all bounds when leapfrogs are long, and eight images."""
+    generator = torch.Generator().manual_seed(8)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    decoder = nn.Sequential(nn.Linear(3, 32), nn.Softplus(), nn.Linear(32, 16), nn.Unflatten(1, (1, 4, 4)))
+    for weight in (*encoder.parameters(), *decoder.parameters()):
+        weight.data = torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5
+    vae = wrap(encoder, decoder, input_shape=(1, 4, 4), latent_shape=(3,), spread="constant", std=0.1)
+    return vae.requires_grad_(False), random_images(8, (1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("steps", "step_size", "leapfrogs", "std"), [(1, 0.5, 20, 0.01), (3, 0.1, 40, 0.02), (2, 1e30, 3, 0.5)]
+)
+def test_what_is_rejected_passes_no_gradient_on(steps: int, step_size: float, leapfrogs: int, std: float) -> None:
+    """Its own would be zero times infinity, which stops an attack and makes the defence look strong."""
+    vae, images = soft()
+    defence = HamiltonianDefence(vae, steps=steps, step_size=step_size, leapfrogs=leapfrogs, std=std)
+    noise = torch.randn(8, defence.latent, generator=torch.Generator().manual_seed(9))
+    images.requires_grad_()
+    latents = defence.encode(images).sample(noise)
+    ends = defence.refine(latents)
+    (slope,) = torch.autograd.grad(ends.sum(), images)
+    assert bool(slope.isfinite().all())
+    stayed = (ends == latents[:, :3]).all(1)
+    assert bool(stayed.any())
+    (undefended,) = torch.autograd.grad(vae.encode(images).mean.sum(), images)
+    torch.testing.assert_close(slope[stayed], undefended[stayed])
+
+
+def test_a_hopeless_trajectory_stops_where_all_is_finite() -> None:
+    vae, images = soft()
+    defence = HamiltonianDefence(vae, steps=1, step_size=0.5, leapfrogs=60, std=0.01)
+    start, momentum, _, _ = defence.encode(images).mean.split(defence.sizes, dim=1)
+    here = defence._point(start, images)
+    there, total = defence._leapfrog(here, momentum, images)
+    assert bool(total.isinf().all())
+    assert all(bool(part.isfinite().all()) for part in there)
+    assert bool((there.energy - here.energy < HOPELESS).all())
+
+
 def test_an_attack_through_the_defence_does_more_than_one_that_ignores_it() -> None:
     tiny, images = TinyVAE(), images_of(6)
     defence = HamiltonianDefence(tiny, steps=8, step_size=0.1, leapfrogs=3, std=0.3)
@@ -120,21 +165,19 @@ def test_the_verbs_take_it_as_any_other_model() -> None:
 def test_the_fingerprint_knows_every_option() -> None:
     vae = TinyVAE()
     options = {"steps": 2, "step_size": 0.1, "leapfrogs": 2, "std": 0.5}
-    changes = [
-        {},
-        {"steps": 3},
-        {"step_size": 0.2},
-        {"leapfrogs": 3},
-        {"std": 0.4},
-        {"likelihood": "bernoulli", "std": None},
-    ]
+    changes = [{}, {"steps": 3}, {"step_size": 0.2}, {"leapfrogs": 3}, {"std": 0.4}]
     assert len({fingerprint(HamiltonianDefence(vae, **{**options, **change})) for change in changes}) == len(changes)
+    given = {**options, "likelihood": "bernoulli", "std": None}
+    prints = {fingerprint(HamiltonianDefence(small_vae(), **one)) for one in (options, given)}
+    assert len(prints) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 0}, "expected `steps` >= 1, got 0"),
+        ({"steps": 1.5}, "expected a whole number of `steps`, got 1.5"),
+        ({"leapfrogs": 2.5}, "expected a whole number of `leapfrogs`, got 2.5"),
         ({"leapfrogs": 0}, "expected `leapfrogs` >= 1, got 0"),
         ({"step_size": math.inf}, "expected a finite `step_size` > 0, got inf"),
         ({"std": None}, "expected `std` given with likelihood 'gaussian', got None"),
@@ -144,4 +187,30 @@ def test_the_fingerprint_knows_every_option() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        HamiltonianDefence(TinyVAE(), **{"steps": 1, "step_size": 0.1, "std": 1.0, **options})
+        untyped(HamiltonianDefence, TinyVAE(), **{"steps": 1, "step_size": 0.1, "std": 1.0, **options})
+
+
+def test_a_bernoulli_likelihood_needs_probabilities() -> None:
+    options = {"steps": 1, "step_size": 0.1, "likelihood": "bernoulli"}
+    with pytest.raises(ValueError, match=r"expected pixels in \[0, 1\] with the Bernoulli .*, got \(-1.0, 1.0\)"):
+        HamiltonianDefence(TinyVAE(), **options)
+    with pytest.raises(ValueError, match=r"expected reconstructions in \[0, 1\] with the Bernoulli likelihood, got"):
+        HamiltonianDefence(soft()[0], **options)
+
+
+def test_no_chain_around_a_chain_or_several_levels() -> None:
+    options = {"steps": 1, "step_size": 0.1, "std": 0.5}
+    chain = HamiltonianDefence(TinyVAE(), **options)
+    message = "expected a VAE whose latents are all drawn, got tiny.hmc.*, which is given 12 of them"
+    for inner in (chain, Purified(chain, nn.Identity())):
+        with pytest.raises(ValueError, match=message):
+            HamiltonianDefence(inner, **options)
+    with pytest.raises(ValueError, match=message):
+        EvidenceAscent(chain, std=0.5)
+    for make in (
+        lambda: HamiltonianDefence(CurvedLevels(), **options),
+        lambda: EvidenceAscent(CurvedLevels(), std=0.5),
+        lambda: Purified(CurvedLevels(), nn.Identity()),
+    ):
+        with pytest.raises(TypeError, match="expected a VAE with one level of latents, see vaerdict"):
+            make()

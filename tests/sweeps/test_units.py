@@ -1,11 +1,13 @@
 """Units are named by what they depend on, done once, and go on where a run stopped."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.attacks.objectives.small import unchecked
 from vaerdict.data import Images, load_images
 from vaerdict.models import build_vae
 from vaerdict.options import AttackOptions, CertifyOptions, ModelOptions
@@ -62,6 +64,29 @@ def test_attacks_are_planned_per_radius_and_for_the_margin(subject: Subject, tmp
     assert len(attack_units(subject, AttackOptions(radii=(0.5,), margin=False), tmp_path)) == 3
 
 
+@pytest.mark.parametrize("suite", ["none", "standard"])
+def test_a_radius_more_leaves_the_other_names_alone(subject: Subject, tmp_path: Path, suite: str) -> None:
+    def named(**options: object) -> set[str]:
+        return set(keys(attack_units(subject, AttackOptions(suite=suite, **options), tmp_path)))
+
+    few, many = named(radii=(0.5,)), named(radii=(0.5, 1.0))
+    assert few < many
+    assert len(many - few) == 3
+    assert named(radii=(1.0,), margin=False) == many - few
+    assert len(named(radii=(0.5,), norm="inf") & few) == 0
+    assert len(named(radii=(0.5,), samples=500) & few) == 0
+
+
+def test_the_gradients_name_only_what_they_are_spent_on(subject: Subject, tmp_path: Path) -> None:
+    def named(**options: object) -> set[str]:
+        return set(keys(attack_units(subject, AttackOptions(**options), tmp_path)))
+
+    margins = named()
+    assert named(gradients=7) == margins
+    assert named(radii=(0.5,), gradients=7) & named(radii=(0.5,)) == margins
+    assert named(radii=(0.5,), gradients=7, suite="standard") == named(radii=(0.5,), suite="standard")
+
+
 def test_other_targets_have_other_keys(subject: Subject, tmp_path: Path) -> None:
     """The last image of a chunk has another target when more images follow."""
     options = AttackOptions(objective="latent")
@@ -81,6 +106,35 @@ def test_targets_have_another_label(subject: Subject) -> None:
         assert images.labels[match][0] != label
     unlabelled: Images = replace(images, labels=None)
     assert torch.equal(units._targets(unlabelled)[0], images.pixels[1])
+
+
+def test_no_image_is_its_own_target(subject: Subject, tmp_path: Path) -> None:
+    images, options = subject.images, AttackOptions(objective="latent")
+    assert images.labels is not None
+    alone = replace(images, pixels=images.pixels[:1], sample_ids=images.sample_ids[:1], labels=images.labels[:1])
+    alike = replace(images, labels=torch.zeros_like(images.labels))
+    labels = "expected images of 2 labels or more, to be targets of each other, got 1"
+    others = "expected 2 images or more, to be targets of each other, got 1"
+    for chosen, said in [(alone, labels), (alike, labels), (replace(alone, labels=None), others)]:
+        with pytest.raises(ValueError, match=said):
+            attack_units(replace(subject, images=chosen), options, tmp_path)
+    assert len(attack_units(replace(subject, images=alone), AttackOptions(), tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "latents"}, "unknown objective 'latents', known: damage, latent"),
+        ({"norm": "3"}, "unknown norm '3', known: 0, 0-values, 1, 2, inf"),
+        ({"suite": "hard"}, "unknown suite 'hard', known: none, standard"),
+        ({"norm": "0", "radii": (2.0, 0.5)}, "expected only whole numbers as `radii` for the norm '0', got 0.5"),
+        ({"norm": "0-values", "radii": (1.5,)}, "only whole numbers as `radii` for the norm '0-values', got 1.5"),
+    ],
+)
+def test_options_that_no_attack_has_are_refused_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        unchecked(AttackOptions, **{**asdict(AttackOptions()), **options}).__post_init__()
+    assert AttackOptions(norm="0", radii=(2.0,)).radii == (2.0,)
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(subject: Subject, tmp_path: Path) -> None:

@@ -118,6 +118,15 @@ def count_levels(vae: Any) -> int:
     return 1 if view is None else len(view.levels)
 
 
+def mean_of(vae: Any, posterior: Posterior) -> Float[Tensor, "batch drawn"]:
+    """Give the means of what a model draws; of a hierarchical one, each level's given the means above.
+
+    >>> mean_of(nn.Identity(), Posterior(torch.ones(1, 2), torch.ones(1, 2)))
+    tensor([[1., 1.]])
+    """
+    return posterior.drawn.mean if top_down(vae) is None else latents_of(vae, posterior.mean)
+
+
 def latents_of(vae: Any, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch drawn"]:
     """Give what a model's levels draw from a flat latent, side by side; any other model's latents are its own.
 

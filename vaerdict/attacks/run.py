@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.describe import describe
+from vaerdict.attacks.contract import check_model
+from vaerdict.attacks.describe import describe, describe_named
 from vaerdict.attacks.judge.checks import look_again
 from vaerdict.attacks.judge.evaluate import Evaluation, Verdict
 from vaerdict.attacks.judge.indicators import Watched
@@ -100,9 +101,10 @@ def attack(
     '0.500 0.500'
     """
     question = Question(r=r, p=p, norm=norm, reconstruction=reconstruction)
-    _check_judge(question, evaluation)
-    chosen = Suite.of(options) if suite is None else find_suite(suite)
     require(suite is None or options is _PGD, "either `options` or a `suite`", "both")
+    chosen = Suite.of(options) if suite is None else find_suite(suite, objective)
+    _check_judge(question, chosen.share(evaluation))
+    check_model(vae)
     view = flat(vae)
     objective = fitted(objective, view)
     task = Task(
@@ -110,16 +112,19 @@ def attack(
         evaluation=evaluation, method=chosen.name, batch_size=chosen.batch_size, how=chosen.described(objective),
         seed=seed, sample_ids=sample_ids, dataset=dataset, r_relative=r_relative, witness_folder=witness_folder,
     )  # fmt: skip
+    chosen = chosen.fitted(view, task.images, question)
     radii = check_radius(radius, images, norm)
+    given = torch.as_tensor(radius, dtype=torch.float64).cpu().expand(len(images)).tolist()
 
     def find(batch: Batch, part: Objective, chunk: slice) -> list[Finding]:
         ball = Ball(norm=norm, radius=radii[chunk], box=vae.input_range, center=batch.images, mask=task.mask_of(chunk))
         aim = Watched.of(part, ball) if evaluation.indicators else part
         worst = find_worst(chosen, batch, aim, chunk, ball, evaluation)
         verdicts = [one.verdict for one in worst]
-        seen = aim.best if isinstance(aim, Watched) else None
+        climbed = isinstance(part, MaximumDamage) or all(member.objective is None for member in chosen.members)
+        seen = aim.best if isinstance(aim, Watched) and climbed else None
         checks = look_again(batch, part, ball, verdicts, evaluation, "radius", seen)
-        return list(map(_at_radius, worst, ball.radius.tolist(), checks))
+        return list(map(_at_radius, worst, given[chunk], checks))
 
     return task.run(find)
 
@@ -173,11 +178,12 @@ def attack_margin(
     require(suite is None or searches is _BISECTION, "either `searches` or a `suite`", "both")
     if suite is not None:
         require_known("suite", [suite], ["standard"])
-        searches = standard_searches(norm)
+        searches = standard_searches(norm, objective)
     require(len(searches) >= 1, "at least one of `searches`", searches)
+    check_model(vae)
     view = flat(vae)
     objective = fitted(objective, view)
-    how = {"options": describe(options), "searches": {search.name: describe(search) for search in searches}}
+    how = {"options": describe(options), "searches": [describe_named(search) for search in searches]}
     task = Task(
         vae=view, images=settle(images, vae.input_range), mask=mask, question=question, objective=objective,
         evaluation=evaluation, method="+".join(search.name for search in searches), batch_size=options.batch_size,
@@ -204,10 +210,12 @@ def _check_judge(question: Question, evaluation: Evaluation) -> None:
 
 
 def _at_radius(worst: Worst, radius: float, checks: dict[str, Any]) -> Finding:
-    if not (worst.sane and worst.verdict.finite):
+    if worst.verdict.success:
+        reason = ""
+    elif not (worst.sane and worst.verdict.finite):
         reason = NOT_FINITE
     else:
-        reason = "" if worst.verdict.success else "the perturbation found at this radius does not break r-robustness"
+        reason = "the perturbation found at this radius does not break r-robustness"
     told = {"members": worst.members} if len(worst.members) > 1 else {}
     return Finding(verdict=worst.verdict, rho=radius, fixed=True, reason=reason, checks={**checks, **told})
 

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch, Meter
+from vaerdict.attacks.contract import check_contract
 from vaerdict.attacks.judge.evaluate import Evaluation
 from vaerdict.attacks.judge.rows import Finding, make_row, write_witness
 from vaerdict.attacks.levels import behind
 from vaerdict.attacks.objectives import Objective
+from vaerdict.attacks.objectives.independent import check_objective
 from vaerdict.attacks.question import AttackNorm, Question
 from vaerdict.attacks.threat import COUNTS, check_mask
 from vaerdict.options import require
@@ -53,10 +55,19 @@ class Task:
         exact = self.images.dtype in (torch.float32, torch.float64)
         require(exact, "`images` of type float32 or float64", str(self.images.dtype).removeprefix("torch."))
         check_images(self.vae, self.images.detach())
-        self.objective.check(self.vae, self.images)
-        check_mask(self.mask, self.images)
+        check_contract(self.vae, self.images[:1].detach())
+        self._settle()
+        check_objective(self.objective, self.vae, self.images, self.question)
         if self.sample_ids is not None:
             require(len(self.sample_ids) == len(self.images), f"{len(self.images)} `sample_ids`", len(self.sample_ids))
+
+    def _settle(self) -> None:
+        """Keep the mask on the images' device, and numbers as Python's own: rows take no others."""
+        question = replace(self.question, r=float(self.question.r), p=float(self.question.p))
+        object.__setattr__(self, "question", question)
+        if self.r_relative is not None:
+            object.__setattr__(self, "r_relative", float(self.r_relative))
+        object.__setattr__(self, "mask", check_mask(self.mask, self.images))
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -91,7 +102,7 @@ class Task:
         """Give the rows of a chunk; none where the memory does not suffice for its two images or more."""
         try:
             return self._chunk(chunk, sha256, find)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error) or chunk.stop - chunk.start == 1:
                 raise
         if self.images.is_cuda:
@@ -143,9 +154,10 @@ class Task:
         return array_sha256(self.mask[index if len(self.mask) > 1 else 0].cpu().numpy())
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On the CPU torch has no class of its own for it.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no class of its own for it; numpy, which draws the noise, has Python's.
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "can't allocate memory" in str(error)
 
 
 def check_radius(radius: float | Tensor, images: Tensor, norm: AttackNorm = "2") -> Tensor:

@@ -21,7 +21,7 @@ from vaerdict.certify import ModelBounds, certify
 from vaerdict.certify.export import export_certificates, export_model
 from vaerdict.data import Images
 from vaerdict.models import GaussianVAE
-from vaerdict.options import AttackOptions, CertifyOptions
+from vaerdict.options import AttackOptions, CertifyOptions, require
 from vaerdict.results import Row, array_sha256, unit_key
 from vaerdict.vae import fingerprint
 
@@ -96,12 +96,19 @@ def _export(vae: GaussianVAE, key: str, folder: Path, rows: list[Row]) -> None:
 
 
 def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list[Unit]:
-    """Plan the attacks on all images; witnesses go to `folder/witnesses`."""
-    what: dict[str, Any] = {"attack": asdict(options)}
+    """Plan the attacks on all images; witnesses go to `folder/witnesses`.
+
+    Raises:
+        ValueError: targets are asked for, but an image has no other one to be its target.
+    """
+    # Which units there are is no part of what one of them does: a radius more leaves the others' names alone.
+    facts = {name: value for name, value in asdict(options).items() if name not in ("radii", "margin", "gradients")}
+    what: dict[str, Any] = {"attack": facts}
     targets = _targets(subject.images) if options.objective == "latent" else None
     evaluation = Evaluation(samples=options.samples, confidence=options.confidence, indicators=options.indicators)
     suite = None if options.suite == "none" else options.suite
     one: dict[str, Any] = {"options": PGD.within(options.gradients)} if suite is None else {"suite": suite}
+    budget = {"gradients": options.gradients} if suite is None else {}
     units = []
     for part in subject.chunks():
         if targets is not None:
@@ -116,7 +123,8 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
         if options.margin:
             units.append(subject.unit(part, {**what, "radius": None}, attack_margin, suite=suite, **shared))
         for radius in options.radii:
-            units.append(subject.unit(part, {**what, "radius": radius}, attack, radius=radius, **one, **shared))
+            fixed = {**what, **budget, "radius": radius}
+            units.append(subject.unit(part, fixed, attack, radius=radius, **one, **shared))
     return units
 
 
@@ -128,9 +136,10 @@ def _targets(images: Images) -> Tensor:
     """Give each image the next one of another label as its target (the next one where there are no labels)."""
     count = len(images.pixels)
     if images.labels is None:
+        require(count >= 2, "2 images or more, to be targets of each other", count)
         return images.pixels.roll(-1, 0)
     labels = images.labels.tolist()
-    order = [
-        next((j % count for j in range(i + 1, i + count) if labels[j % count] != labels[i]), i) for i in range(count)
-    ]
+    kinds = len(set(labels))
+    require(kinds >= 2, "images of 2 labels or more, to be targets of each other", kinds)
+    order = [next(j % count for j in range(i + 1, i + count) if labels[j % count] != labels[i]) for i in range(count)]
     return images.pixels[order]

@@ -19,7 +19,7 @@ def moved(vae, images: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0)])
 def test_foolbox_attacks_a_vae_as_its_documentation_says(box: tuple[float, float]) -> None:
     vae, top = linear_vae(box)
-    vae.requires_grad_(False)
+    vae.eval().requires_grad_(False)
     images = sum(box) / 2 + (torch.rand(3, 1, 1, 12, generator=torch.Generator().manual_seed(0)) - 0.5) / 10
     model, criterion = foolbox_model(vae, images, r=0.6), DamageCriterion(images)
     pgd = fb.attacks.L2PGD(steps=30, rel_stepsize=0.2)
@@ -33,7 +33,7 @@ def test_foolbox_attacks_a_vae_as_its_documentation_says(box: tuple[float, float
 
 
 def test_decision_based_attacks_take_the_unit_box() -> None:
-    vae = linear_vae((-1.0, 1.0))[0].requires_grad_(False)
+    vae = linear_vae((-1.0, 1.0))[0].eval().requires_grad_(False)
     images = torch.zeros(1, 1, 1, 12)
     model = foolbox_model(vae, images, r=0.6).transform_bounds((0, 1))
     unit = torch.full_like(images, 0.5)
@@ -45,7 +45,7 @@ def test_decision_based_attacks_take_the_unit_box() -> None:
 
 
 def test_logits_say_how_far_beyond_r_and_have_the_damage_s_gradient() -> None:
-    vae, images = SmallVAE().requires_grad_(False), small_images(2)
+    vae, images = SmallVAE().eval().requires_grad_(False), small_images(2)
     model = foolbox_model(vae, images, r=0.25)
     adversarial = (images + 0.1).requires_grad_()
     logits = model(adversarial)
@@ -59,13 +59,13 @@ def test_logits_say_how_far_beyond_r_and_have_the_damage_s_gradient() -> None:
 
 
 def test_at_the_clean_images_the_gradient_is_zero_not_nan() -> None:
-    vae, images = SmallVAE().requires_grad_(False), small_images(1).requires_grad_()
+    vae, images = SmallVAE().eval().requires_grad_(False), small_images(1).requires_grad_()
     (gradient,) = torch.autograd.grad(foolbox_model(vae, images.detach(), r=1.0)(images)[:, 1].sum(), images)
     assert not gradient.isnan().any()
 
 
 def test_random_damage_is_its_quantile_over_fixed_draws() -> None:
-    vae = linear_vae()[0].requires_grad_(False)
+    vae = linear_vae()[0].eval().requires_grad_(False)
     images, far = torch.zeros(1, 1, 1, 12), torch.full((1, 1, 1, 12), 0.5)
     loose, strict = (foolbox_model(vae, images, r=1.0, p=p, reconstruction="sampled", pairs=64) for p in (0.5, 0.9))
     assert bool((loose(far) == loose(far)).all())
@@ -75,7 +75,7 @@ def test_random_damage_is_its_quantile_over_fixed_draws() -> None:
 
 
 def test_an_objective_gives_the_slope_but_not_the_value() -> None:
-    vae, images = SmallVAE().requires_grad_(False), small_images(2)
+    vae, images = SmallVAE().eval().requires_grad_(False), small_images(2)
     adversarial = (images + 0.1).requires_grad_()
     plain, bent = (foolbox_model(vae, images, r=0.25, objective=o) for o in (None, LatentDivergence("l2")))
     torch.testing.assert_close(bent(adversarial).detach(), plain(adversarial).detach())
@@ -90,7 +90,7 @@ def test_an_objective_gives_the_slope_but_not_the_value() -> None:
 
 
 def test_rows_are_compared_by_index_and_other_numbers_of_rows_refused() -> None:
-    vae, images = SmallVAE().requires_grad_(False), small_images(3)
+    vae, images = SmallVAE().eval().requires_grad_(False), small_images(3)
     model = foolbox_model(vae, images, r=1.0)
     torch.testing.assert_close(model(images)[:, 1], -torch.ones(3), atol=1e-5, rtol=0)
     assert bool((model(images.flip(0))[[0, 2], 1] > -1 + 1e-3).all())
@@ -105,3 +105,13 @@ def test_a_tie_is_no_damage() -> None:
     outputs = torch.tensor([[0.0, 0.0], [0.0, 1e-6], [0.0, float("nan")]])
     assert criterion(None, outputs).tolist() == [False, True, False]
     assert repr(criterion) == "DamageCriterion(3 images)"
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    vae, images = SmallVAE().train(), small_images(1)
+    with pytest.raises(ValueError, match=r"expected a VAE in evaluation mode .*, got one in training mode"):
+        foolbox_model(vae, images, r=1.0)
+    vae.eval().add_module("part", torch.nn.Dropout())
+    with pytest.raises(ValueError, match="in training mode"):
+        foolbox_model(vae, images, r=1.0)
+    foolbox_model(vae.eval(), images, r=1.0)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,9 +8,13 @@ import torch
 from scipy.optimize import brentq
 from scipy.stats import ncx2
 
+from tests.attacks import searches
 from tests.toys import LinearVAE, isotropic_vae
-from vaerdict.attacks import PGD, Evaluation, MarginSearch, TargetedLatent, attack_margin
-from vaerdict.attacks.margins.verify import target_level
+from vaerdict.attacks import APGD, PGD, Evaluation, MarginSearch, TargetedLatent, attack, attack_margin
+from vaerdict.attacks.margins.bisection import narrow, threat
+from vaerdict.attacks.margins.trail import Trail
+from vaerdict.attacks.margins.verify import target_level, verify
+from vaerdict.attacks.threat import size
 
 
 def exact_margin(r: float, variance: float, p: float = 0.5, a: float = 2.0, b: float = 3.0, latent: int = 4) -> float:
@@ -128,7 +133,88 @@ def test_target_level_leaves_room_for_both_samples_errors() -> None:
     assert tight - safe == pytest.approx(2 * math.sqrt(0.25 * (1 / 10_000 + 1 / 4000)), rel=1e-9)
 
 
-@pytest.mark.parametrize("wrong", [{"levels": 0}, {"selection": 0}, {"max_radius": 0.0}, {"max_radius": math.inf}])
+@pytest.mark.parametrize("norm", ["0", "0-values", "1"])
+def test_what_an_attack_breaks_has_a_margin(norm: str) -> None:
+    # Few draws call many a candidate a success that is none, and here hardly any can be made larger by rescaling.
+    vae, images = searches.TinyVAE(), searches.images_of(24)
+    images = torch.where(images > 0, 0.9, -0.9) * (1 - images.abs() / 4)
+    evaluation = Evaluation(samples=2000, quantised=False)
+    options = replace(CONVEX, selection=8, polish=1000, start=PGD(steps=20, restarts=1, probes=4))
+    rows = attack_margin(vae, images, r=0.8, norm=norm, options=options, evaluation=evaluation)
+    found = torch.tensor([row.margin for row in rows])
+    slightly_more = torch.tensor([row.rho + 2 if norm != "1" else 1.1 * row.rho for row in rows])
+    broken = attack(vae, images, radius=slightly_more.clamp_min(1), r=0.8, norm=norm, evaluation=evaluation)
+    breaks = torch.tensor([row.margin for row in broken]).isfinite()
+    assert int(breaks.sum()) >= 12
+    assert int((breaks & ~found.isfinite()).sum()) <= 1
+
+
+def given(batch, *candidates: torch.Tensor, found: bool = True) -> Trail:
+    flags = torch.full((len(batch.images),), found)
+    radii = torch.ones(1, len(flags))
+    return Trail(
+        delta=candidates[0],
+        spares=candidates[1:],
+        found=flags,
+        fragile=~flags,
+        sane=flags,
+        radii=radii,
+        success=flags.unsqueeze(0),
+    )
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_spare_takes_the_place_of_a_count_that_fails_the_judge(attempts: int) -> None:
+    vae = LinearVAE(torch.eye(4, 12), torch.eye(12, 4), 0.1, (-1.0, 1.0))
+    batch, ball = searches.case(vae, torch.zeros(2, 1, 1, 12), 12.0, "0", "sampled", r=1.2)
+    weak, strong = torch.zeros(2, 1, 1, 12), torch.zeros(2, 1, 1, 12)
+    # One pixel moves the reconstruction by 1, two by 1.4; the first sample may move one pixel only.
+    weak[..., 0], strong[1, ..., :2] = 1.0, 1.0
+    options = replace(CONVEX, attempts=attempts, polish=500)
+    verdicts = verify(batch, ball, given(batch, weak, 0 * weak, strong), options, Evaluation(samples=1000))
+    assert verdicts[0] is None
+    assert verdicts[1].success
+    assert verdicts[1].size == 2
+
+
+def test_a_shortest_candidate_that_does_it_is_never_passed_over() -> None:
+    vae = LinearVAE(torch.eye(4, 12), torch.eye(12, 4), 0.1, (-1.0, 1.0))
+    batch, ball = searches.case(vae, torch.zeros(2, 1, 1, 12), 12.0, "0", "sampled", r=1.2)
+    two, three = torch.zeros(2, 1, 1, 12), torch.zeros(2, 1, 1, 12)
+    two[..., :2], three[..., :3] = 1.0, 1.0
+    for attempts in (1, 3):
+        options = replace(CONVEX, attempts=attempts, polish=500)
+        verdicts = verify(batch, ball, given(batch, two, three), options, Evaluation(samples=1000))
+        assert [verdict.size for verdict in verdicts] == [2, 2]
+
+
+def test_a_bracket_keeps_its_last_successes() -> None:
+    batch, ball = searches.case(searches.TinyVAE(), searches.images_of(3), 1.0, r=0.3)
+    trail = narrow(batch, searches.DAMAGE, threat(batch, CONVEX), CONVEX)
+    sizes = torch.stack([size(one, "2") for one in (trail.delta, *trail.spares)])
+    kept = sizes > 0
+    assert int(kept.sum()) >= 6
+    assert bool((sizes[:-1][kept[1:]] <= sizes[1:][kept[1:]]).all())
+    moved = [searches.damage(batch, ball, one) for one in (trail.delta, *trail.spares)]
+    assert bool((torch.stack(moved)[kept] > 0.3).all())
+
+
+def test_a_count_below_one_is_no_radius() -> None:
+    batch, _ = searches.case(searches.TinyVAE(), searches.images_of(2), 1.0, "0")
+    assert threat(batch, MarginSearch(max_radius=1.5)).radius.tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"expected `max_radius` >= 1 for a count, got 0\.5"):
+        threat(batch, MarginSearch(max_radius=0.5))
+
+
+def test_a_start_of_another_kind_is_refused() -> None:
+    options = SimpleNamespace(start=APGD())  # whatever else checks types, so that this check is seen at work
+    with pytest.raises(ValueError, match="expected a PGD as `start`, got APGD"):
+        MarginSearch.__post_init__(options)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"levels": 0}, {"selection": 0}, {"restarts": -1}, {"max_radius": 0.0}, {"max_radius": math.inf}]
+)
 def test_wrong_options_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` > ?=?"):
         MarginSearch(**wrong)

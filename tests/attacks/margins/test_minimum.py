@@ -9,12 +9,14 @@ from scipy.stats import ncx2
 from tests.attacks import searches
 from tests.toys import LinearVAE, isotropic_vae
 from vaerdict.attacks import PGD, Evaluation, MarginSearch, attack_margin
+from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.margins.bisection import threat
 from vaerdict.attacks.margins.least import Bisection, Narrower
 from vaerdict.attacks.margins.minimum import DDN, FMN
 from vaerdict.attacks.objectives import TargetedLatent
 from vaerdict.attacks.optimisers.singular import Singular
-from vaerdict.attacks.threat import size
+from vaerdict.attacks.threat import Room, size
+from vaerdict.attacks.threat import ball as ball_module
 
 BOTH = [DDN(steps=40, restarts=1), FMN(steps=40, restarts=1)]
 CHEAP = MarginSearch(start=PGD(steps=20, restarts=2), levels=6, steps=8, restarts=1)
@@ -55,7 +57,7 @@ def test_margin_of_the_isotropic_vae_is_exact_from_above(search) -> None:
     assert bool((margins(rows) <= 1.01 * exact).all())
 
 
-@pytest.mark.parametrize(("search", "norm"), [(DDN(steps=40, restarts=8), "2"), (FMN(steps=60, restarts=2), "inf")])
+@pytest.mark.parametrize(("search", "norm"), [(DDN(steps=40, restarts=8), "2"), (FMN(steps=60, restarts=8), "inf")])
 def test_margin_is_bisections_on_a_bent_vae(search, norm: str) -> None:
     ask = {"r": 0.8, "norm": norm, "reconstruction": "mean", "options": CHEAP}
     vae, images = searches.TinyVAE(), searches.images_of(4)
@@ -77,7 +79,8 @@ def test_pointwise_minimum_is_as_small_as_each() -> None:
     torch.testing.assert_close(margins(rows), each.amin(0), rtol=1e-3, atol=0)
     assert {row.method for row in rows} == {"bisection+ddn+fmn-damage"}
     described = json.loads(rows[0].constants)["searches"]
-    assert (list(described), described["ddn"]["gamma"]) == (["bisection", "ddn", "fmn"], 0.05)
+    assert [search["name"] for search in described] == ["bisection", "ddn", "fmn"]
+    assert described[1]["gamma"] == 0.05
 
 
 def test_bisection_alone_is_the_default_and_says_no_more_than_before() -> None:
@@ -86,7 +89,7 @@ def test_bisection_alone_is_the_default_and_says_no_more_than_before() -> None:
     ask = {"r": 0.8, "reconstruction": "mean", "options": weak}
     one, other = attack_margin(vae, images, **ask), attack_margin(vae, images, searches=[Bisection()], **ask)
     assert [row.constants for row in one] == [row.constants for row in other]
-    assert json.loads(one[0].constants)["searches"] == {"bisection": {}}
+    assert json.loads(one[0].constants)["searches"] == [{"name": "bisection"}]
     assert one[0].method == "bisection-damage"
 
 
@@ -139,6 +142,42 @@ def test_walk_never_waits_for_the_device(search) -> None:
     searches.assert_never_waits(lambda: search.walk(batch, ball, 0.1 * torch.ones_like(batch.images), noise))
 
 
+@pytest.mark.parametrize("search", BOTH, ids=lambda search: search.name)
+def test_walk_measures_its_room_as_often_whatever_its_steps(search, monkeypatch) -> None:
+    made = []
+    monkeypatch.setattr(ball_module, "Room", lambda *ends: made.append(ends) or Room(*ends))
+    counts = []
+    for steps in (3, 9):
+        batch, ball = searches.case(searches.TinyVAE(), searches.images_of(2), 0.5)
+        made.clear()
+        replace(search, steps=steps).walk(
+            batch, ball, torch.full_like(batch.images, 0.1), torch.empty(2, steps, 1, 0, 3)
+        )
+        counts.append(len(made))
+    assert counts[0] == counts[1] > 0
+
+
+def test_walk_keeps_the_ends_of_other_restarts() -> None:
+    batch, ball = searches.case(searches.TinyVAE(), searches.images_of(3), 20.0, r=0.8)
+    trail = FMN(steps=10, restarts=6).narrow(batch, searches.DAMAGE, ball, MarginSearch())
+    sizes = torch.stack([size(one, "2") for one in (trail.delta, *trail.spares)])
+    assert len(sizes) == 4
+    assert bool((sizes.diff(dim=0) >= 0).all())
+    assert bool((sizes[-1] > sizes[0]).any())
+
+
+def test_walks_with_other_options_have_other_draws(monkeypatch) -> None:
+    batch, ball = searches.case(searches.TinyVAE(), searches.images_of(2), 0.5, r=0.5)
+    purposes = []
+    monkeypatch.setattr(Batch, "noise", lambda *args, old=Batch.noise: purposes.append(args[1]) or old(*args))
+    one = DDN(steps=2, restarts=1)
+    for search in (one, replace(one, gamma=0.1), replace(one, first=Singular(of="reconstruction"))):
+        search.narrow(batch, searches.DAMAGE, ball, MarginSearch())
+    starts = [purpose for purpose in purposes if "first/" not in purpose and purpose.endswith("/0/start")]
+    assert len(starts) == 3
+    assert len(set(starts)) == 3
+
+
 def test_a_given_start_is_used() -> None:
     # One step cannot turn a random direction into the singular vector; a start in that direction needs none.
     vae, top = searches.linear_vae()
@@ -157,7 +196,7 @@ def test_what_they_cannot_do_is_refused() -> None:
     batch, ball = searches.case(searches.TinyVAE(), searches.images_of(2), 0.5, "inf")
     with pytest.raises(ValueError, match="expected `norm` in \\('2',\\) for this search, got 'inf'"):
         DDN().narrow(batch, searches.DAMAGE, ball, MarginSearch())
-    with pytest.raises(ValueError, match="expected the objective 'damage' for a minimum-norm search, got 'latent'"):
+    with pytest.raises(ValueError, match=r"objective MaximumDamage 'damage' for .*, got TargetedLatent 'latent'"):
         FMN().narrow(batch, TargetedLatent(batch.images), ball, MarginSearch())
     with pytest.raises(ValueError, match="expected at least one of `searches`"):
         attack_margin(searches.TinyVAE(), batch.images, r=1.0, searches=[])

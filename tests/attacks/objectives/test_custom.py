@@ -191,7 +191,7 @@ def test_a_sum_is_the_sum_on_common_draws() -> None:
     expected = 2.0 * alone[0] - 0.5 * alone[1] + 0.1 * alone[2]
     objective = WeightedSum(terms)
     torch.testing.assert_close(objective.loss(batch)(moved, noise), expected)
-    assert objective.name == "damage+divergence-l2+e"
+    assert objective.name == "damage+minus-divergence-l2+e"
     assert [term["weight"] for term in objective.describe(0)["terms"]] == [2.0, -0.5, 0.1]
 
 

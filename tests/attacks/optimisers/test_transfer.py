@@ -10,12 +10,15 @@ from tests.toys import LinearVAE
 from vaerdict.attacks import attack
 from vaerdict.attacks.describe import describe, describe_named
 from vaerdict.attacks.judge.indicators import Watched
-from vaerdict.attacks.objectives import LatentDivergence, Layerwise
+from vaerdict.attacks.levels import flat
+from vaerdict.attacks.margins.bisection import MarginSearch
+from vaerdict.attacks.objectives import LatentDivergence, Layerwise, WeightedSum, fitted
 from vaerdict.attacks.optimisers.common import Optimiser
 from vaerdict.attacks.optimisers.noise import Noise
 from vaerdict.attacks.optimisers.pgd import PGD
 from vaerdict.attacks.optimisers.random_search import RandomSearch
 from vaerdict.attacks.optimisers.transfer import Transfer
+from vaerdict.attacks.presets.terms import Cited
 from vaerdict.vae import fingerprint
 
 SEARCH = PGD(steps=20, restarts=1)
@@ -184,3 +187,72 @@ def test_row_says_what_the_surrogate_was_and_counts_the_target_only() -> None:
     few, more = row(2), row(9)
     assert (more.method, more.n_backward, more.n_forward) == ("transfer-pgd-damage", 0, few.n_forward)
     assert json.loads(more.constants)["options"]["surrogate"]["sha256"] == fingerprint(surrogate)
+
+
+def flat_vae() -> LinearVAE:
+    """Give a VAE of one level for the hierarchical one's images."""
+    generator = torch.Generator().manual_seed(0)
+    encoder, decoder = torch.randn(2, 6, generator=generator), torch.randn(6, 2, generator=generator)
+    return LinearVAE(encoder, decoder, 0.1, (-10.0, 10.0))
+
+
+def test_all_levels_of_the_target_are_all_of_the_surrogates() -> None:
+    deep, shallow = hierarchies.linear_levels(torch.float32), flat_vae()
+    images = searches.images_of(3, 6)
+    for target, surrogate in ((deep, shallow), (shallow, deep)):
+        view = flat(target)
+        batch, ball = searches.case(view, images, 0.3)
+        own = LatentDivergence("l2")
+        for objective in (own, Cited(own, "someone-2020", {}), WeightedSum([(2.0, own)])):
+            delta, sane = Transfer(vae=surrogate, options=SEARCH).search(batch, _fitted(objective, view), ball, "test")
+            there, around = searches.case(flat(surrogate), images, 0.3)
+            best, _ = SEARCH.search(there, _fitted(objective, flat(surrogate)), around, "test")
+            assert bool(sane.all())
+            torch.testing.assert_close(delta, best, rtol=1e-3, atol=1e-4)
+
+
+def _fitted(objective, view):
+    if isinstance(objective, Cited):
+        return replace(objective, objective=fitted(objective.objective, view))
+    return fitted(objective, view)
+
+
+def test_levels_that_the_surrogate_lacks_are_refused() -> None:
+    view = flat(hierarchies.linear_levels(torch.float32))
+    batch, ball = searches.case(view, searches.images_of(2, 6), 0.3)
+    transfer = Transfer(vae=flat_vae(), options=SEARCH)
+    with pytest.raises(ValueError, match=r"`levels` below 1, the surrogate's number of levels, got \(1,\)"):
+        transfer.search(batch, LatentDivergence("l2", levels=(1,)), ball, "test")
+    weighed = fitted(LatentDivergence("l2", level_weights=(1.0, 2.0, 3.0)), view)
+    with pytest.raises(ValueError, match="1 `level_weights`, the surrogate's number of levels"):
+        transfer.search(batch, weighed, ball, "test")
+
+
+@pytest.mark.parametrize("options", [3, PGD, MarginSearch()])
+def test_what_is_no_search_is_refused(options: object) -> None:
+    with pytest.raises(TypeError, match="expected `options` of a search at a radius, such as `PGD\\(\\)`, got"):
+        _make(options)
+
+
+def _make(options: object) -> Transfer:
+    # Past the types that tests check: others have no such check.
+    made = object.__new__(Transfer)
+    object.__setattr__(made, "vae", other_vae())
+    object.__setattr__(made, "options", options)
+    made.__post_init__()
+    return made
+
+
+def test_weights_of_another_type_than_the_images_are_refused() -> None:
+    batch, ball = searches.case(searches.linear_vae()[0], searches.images_of(2), 0.3)
+    with pytest.raises(ValueError, match=r"weights in the images' torch.float32, got torch.float64"):
+        Transfer(vae=other_vae().double(), options=SEARCH).search(batch, searches.DAMAGE, ball, "test")
+
+
+def test_other_options_count_where_the_first_do() -> None:
+    batch, ball = searches.case(searches.linear_vae()[0], searches.images_of(2), 0.3)
+    one = Transfer(vae=other_vae(), options=SEARCH)
+    other = one.using(PGD(steps=2, restarts=1))
+    other.search(batch, searches.DAMAGE, ball, "test")
+    assert one.spent["encoder_backward"] == 2 * 2
+    assert (one.options.steps, other.options.steps, other.vae) == (20, 2, one.vae)

@@ -9,13 +9,22 @@ import torch
 from tests.attacks.hierarchies import CurvedLevels, pictures
 from tests.attacks.presets.published import RADIUS, Outcome, case, run
 from tests.attacks.searches import images_of, linear_vae
-from vaerdict.attacks import PGD, attack
+from vaerdict.attacks import PGD, MarginSearch, attack
 from vaerdict.attacks.batch import Batch, Meter
+from vaerdict.attacks.judge.evaluate import Evaluation
 from vaerdict.attacks.levels import TopDown
-from vaerdict.attacks.objectives import LatentDivergence, LatentNorm, ReconstructionTarget, TargetedLatent
+from vaerdict.attacks.objectives import (
+    LatentDivergence,
+    LatentNorm,
+    MaximumDamage,
+    ReconstructionTarget,
+    TargetedLatent,
+)
 from vaerdict.attacks.presets import find_preset, presets, table_presets
+from vaerdict.attacks.presets.terms import Cited
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.threat import Ball
+from vaerdict.attacks.tradeoff.penalised import with_price
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "presets.md"
 NAMES = list(presets())
@@ -225,6 +234,27 @@ def test_hierarchical_models_are_attacked_at_all_levels() -> None:
         assert one.distortion[0] > 0.01 > one.distortion[1]
 
 
+@pytest.mark.parametrize(("name", "steps"), [("tabacof-2016", 150), ("gondim-ribeiro-2018-output", 300)])
+def test_indicators_judge_what_was_climbed(name: str, steps: int) -> None:
+    # Less the penalty the loss would still rise, and would have been larger on the way.
+    vae, images, targets = case()
+    dear = replace(find_preset(name), optimiser=replace(find_preset(name).optimiser, penalty=20.0))
+    if name.endswith("output"):
+        dear = replace(dear, optimiser=replace(dear.optimiser, learning_rate=1e-2))
+    evaluation = Evaluation(samples=20, indicators=True)
+    rows = dear.attack(vae, images, r=0.5, targets=targets, steps=steps, reconstruction="mean", evaluation=evaluation)
+    for row in rows:
+        told = json.loads(row.constants)
+        assert not {"unfinished", "silent_success", "unstable_loss"} & set(told["indicators"])
+        assert (told["penalty"], told["options"]["penalty"]) == (20.0, 0.0)
+
+
+def test_a_preset_leads_away_where_its_objective_does() -> None:
+    assert Cited(MaximumDamage(), "someone-2020", {}).departs
+    assert not Cited(LatentNorm(), "someone-2020", {}).departs
+    assert not Cited(with_price(MaximumDamage(), 1.0, case()[1]), "someone-2020", {}).departs
+
+
 def test_wrong_use_is_refused() -> None:
     vae, images, targets = case()
     with pytest.raises(ValueError, match=r"unknown preset 'photogard', known: tabacof-2016, .*, photoguard, .*, grill"):
@@ -241,6 +271,13 @@ def test_wrong_use_is_refused() -> None:
         find_preset("photoguard").sweep(vae, images, targets)
     with pytest.raises(ValueError, match="`target_images` of shape"):
         find_preset("tabacof-2016").attack(vae, images, r=1.0, targets=targets[:1])
+    with pytest.raises(ValueError, match="expected one `targets` for preset 'tabacof-2016', got none"):
+        find_preset("tabacof-2016").sweep(vae, images, None)
+    camuto = find_preset("camuto-2021")
+    with pytest.raises(ValueError, match="no arguments that preset 'camuto-2021' brings itself, got `options`"):
+        camuto.margin(vae, images, r=1.0, options=MarginSearch())
+    with pytest.raises(ValueError, match="brings itself, got `norm`, `suite`"):
+        camuto.attack(vae, images, r=1.0, radius=1.0, norm="inf", suite="standard")
     with pytest.raises(ValueError, match="`radius` > 0"):
         replace(find_preset("grill"), radius=-1.0)
 

@@ -1,4 +1,6 @@
+import inspect
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from tests.attacks import searches
 from vaerdict.attacks import LBFGS, Adam, MaximumDamage, ReconstructionTarget
 from vaerdict.attacks.tradeoff.curve import Tradeoff
-from vaerdict.attacks.tradeoff.sweep import Penalised, spaced_weights, sweep_penalty
+from vaerdict.attacks.tradeoff.penalised import Penalised
+from vaerdict.attacks.tradeoff.sweep import spaced_weights, sweep_penalty
 
 BY_HAND = Tradeoff(
     sample_id=7,
@@ -158,3 +161,60 @@ def test_wrong_arguments_are_refused() -> None:
         sweep_penalty(vae, images, images.flip(0), (1.0,), QUICK, sample_ids=[1])
     with pytest.raises(ValueError, match=r"`weights` of shape \(2,\)"):
         Penalised(MaximumDamage(), torch.ones(3)).check(vae, images)
+
+
+def test_what_is_no_image_is_refused() -> None:
+    # Past the types that tests check: others have no such check.
+    vae, images, sweep = searches.TinyVAE(), searches.images_of(2), inspect.unwrap(sweep_penalty)
+    with pytest.raises(ValueError, match="`images` of type float32 or float64, got int64"):
+        sweep(vae, images.long(), images, (1.0,), QUICK)
+    with pytest.raises(ValueError, match="`targets` as a torch tensor, one image per image, got NoneType"):
+        sweep(vae, images, None, (1.0,), QUICK)
+
+
+def test_targets_are_settled_as_images_are() -> None:
+    vae, images = searches.TinyVAE(), searches.images_of(1)
+    high = vae.input_range[1]
+    still = replace(QUICK, steps=2)
+    (expected,) = sweep_penalty(vae, images, torch.full_like(images, high), (1.0,), still)
+    with pytest.warns(UserWarning, match="clamped"):
+        (one,) = sweep_penalty(vae, images, torch.full_like(images, high * (1 + 3e-7)), (1.0,), still)
+    assert one == expected
+
+
+class Counting(searches.TinyVAE):
+    """Counts what it decodes, and the pairs that it sees at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.seen["decoded"] += len(latents)
+        return super().decode(latents)
+
+
+def test_what_is_not_attacked_is_measured_once_per_image() -> None:
+    images, draws = searches.images_of(2), 50
+    still = replace(QUICK, steps=1)
+    decoded = []
+    for weights in ((1.0,), (1.0, 2.0, 3.0, 4.0, 5.0)):
+        vae = Counting()
+        sweep_penalty(vae, images, images.flip(0), weights, still, reconstruction="sampled", samples=draws)
+        decoded.append(vae.seen["decoded"])
+    # One anchor and one attacked reconstruction per pair; a clean one and a target's per image.
+    pairs = (decoded[1] - decoded[0]) / 8
+    assert pairs == draws + 1
+    assert decoded[0] == 2 * (pairs + 2 * draws + 1)
+
+
+def test_pairs_are_made_chunk_by_chunk() -> None:
+    vae, images, largest = searches.TinyVAE(), searches.images_of(3), []
+
+    def aim(goals: torch.Tensor) -> MaximumDamage:
+        largest.append(len(goals))
+        return MaximumDamage()
+
+    sweep_penalty(vae, images, images.flip(0), WEIGHTS, replace(QUICK, steps=1, batch_size=5), objective=aim)
+    assert max(largest) == 5
+    assert sum(largest) == 3 + 12

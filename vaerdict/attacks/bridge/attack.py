@@ -14,7 +14,7 @@ from vaerdict.attacks.bridge.library import Kind, described, innermost, kind_of,
 from vaerdict.attacks.margins.bisection import MarginSearch, Trail
 from vaerdict.attacks.margins.minimum import NEAR
 from vaerdict.attacks.margins.verify import place
-from vaerdict.attacks.margins.walk import approach
+from vaerdict.attacks.margins.walk import approach, is_damage
 from vaerdict.attacks.objectives import Objective
 from vaerdict.attacks.optimisers.common import Ends
 from vaerdict.attacks.threat import COUNTS, Ball, scaled, where
@@ -107,7 +107,7 @@ class FoolboxAttack:
             ValueError: the attack is none for margins; norm, objective or the images' shape are not the attack's.
         """
         require(not self._inside[1].fixed, "a minimisation attack for margins", f"{self.name}, one for a given radius")
-        require(objective.name == "damage", "the objective 'damage' for margins", repr(objective.name))
+        require(is_damage(objective), "the objective 'damage' for margins", repr(objective.name))
         self._check(batch, objective, ball)
         use, question = f"margin/{self.name}", batch.question
         delta, found, sane = self._run(batch, objective, ball, use)
@@ -127,9 +127,7 @@ class FoolboxAttack:
     def _check(self, batch: Batch, objective: Objective, ball: Ball) -> None:
         _, kind = self._inside
         require(ball.norm in kind.norms, f"`norm` in {kind.norms} for {self.name}", repr(ball.norm))
-        require(
-            kind.loss or objective.name == "damage", f"the objective 'damage' for {self.name}", repr(objective.name)
-        )
+        require(kind.loss or is_damage(objective), f"the objective 'damage' for {self.name}", repr(objective.name))
         shape = tuple(batch.images.shape[1:])
         require(not kind.plane or len(shape) == 3, f"images [channels, height, width] for {self.name}", shape)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.bridge.library import load
@@ -146,15 +146,20 @@ def foolbox_model(
         pairs: fixed draws of `Delta` where it is random.
         seed: of the draws.
 
+    Raises:
+        ValueError: a part of the VAE is in training mode, or an argument is out of its range.
+
     >>> from vaerdict.vae import Posterior
     >>> class Identity(torch.nn.Module):
     ...     name, input_shape, input_range, latent = "identity", (4,), (-1.0, 1.0), 4
     ...     def encode(self, images): return Posterior(images, torch.full_like(images, 0.1))
     ...     def decode(self, latents): return latents
-    >>> foolbox_model(Identity(), torch.zeros(1, 4), r=0.5)(torch.full((1, 4), 0.5))
+    >>> foolbox_model(Identity().eval(), torch.zeros(1, 4), r=0.5)(torch.full((1, 4), 0.5))
     tensor([[0., 1.]])
     """
     require(pairs >= 1, "`pairs` >= 1", pairs)
+    training = isinstance(vae, nn.Module) and any(part.training for part in vae.modules())
+    require(not training, "a VAE in evaluation mode (`.eval()`)", "one in training mode")
     check_images(vae, images)
     question = Question(r=r, p=p, reconstruction=reconstruction)
     batch = Batch.of(vae, images.detach(), question, seed, tuple(range(len(images))))

@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
+from vaerdict.attacks.margins.trail import KEPT, Trail
 from vaerdict.attacks.objectives import Objective
 from vaerdict.attacks.optimisers.pgd import PGD, ascend
-from vaerdict.attacks.threat import Ball, size, where
+from vaerdict.attacks.threat import COUNTS, Ball, size, where
 from vaerdict.options import require
 
 
@@ -23,11 +24,11 @@ class MarginSearch:
         levels: radii tried, the largest included.
         steps: gradients per climb at the levels after the first.
         restarts: climbs per level from a fresh random start, besides the one from the best direction so far.
-        selection: draws of `Delta` that steer each level.
+        selection: draws of `Delta` that steer each level, and rank the ends of several searches.
         polish: draws of `Delta` that place the candidate before it is verified.
         attempts: candidates per sample that may be verified, each a little larger than the last; they share the
             evaluation's confidence.
-        max_radius: largest radius tried, in pixel units; by default all that the box allows.
+        max_radius: largest radius tried, in pixel units, for counts at least 1; by default all that the box allows.
         batch_size: images searched at once.
 
     >>> MarginSearch(levels=8).attempts
@@ -45,6 +46,8 @@ class MarginSearch:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        require(isinstance(self.start, PGD), "a PGD as `start`", self.start)
+        require(self.restarts >= 0, "`restarts` >= 0", self.restarts)
         for name in ("levels", "steps", "selection", "polish", "attempts", "batch_size"):
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         if self.max_radius is not None:
@@ -53,26 +56,14 @@ class MarginSearch:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trail:
-    """What the search tried: the smallest perturbation that seemed to succeed, and every radius with its outcome."""
-
-    delta: Float[Tensor, "batch ..."]
-    found: Bool[Tensor, " batch"]
-    fragile: Bool[Tensor, " batch"]
-    """Samples whose clean reconstruction already seems to move by more than `r` too often: their margin is zero."""
-    sane: Bool[Tensor, " batch"]
-    radii: Float[Tensor, "levels batch"]
-    success: Bool[Tensor, "levels batch"]
-
-    def largest_failure(self, margin: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Give the largest radius below `margin` that was tried without success, else zero."""
-        failed = ~self.success & (self.radii < margin)
-        return torch.where(failed, self.radii, 0).amax(0)
-
-
 def threat(batch: Batch, options: MarginSearch, mask: Bool[Tensor, "masks ..."] | None = None) -> Ball:
-    """Give the ball of the largest radius to try."""
+    """Give the ball of the largest radius to try.
+
+    Raises:
+        ValueError: `max_radius` allows no change, as it is below 1 and the norm is a count.
+    """
+    if options.max_radius is not None and batch.question.norm in COUNTS:
+        require(options.max_radius >= 1, "`max_radius` >= 1 for a count", options.max_radius)
     ball = Ball.widest(batch.question.norm, batch.vae.input_range, batch.images, mask)
     return ball if options.max_radius is None else ball.with_radius(ball.radius.clamp_max(options.max_radius))
 
@@ -105,14 +96,19 @@ def narrow(batch: Batch, objective: Objective, ball: Ball, options: MarginSearch
         sane=sane & gap_zero.isfinite(),
         radii=torch.stack(radii),
         success=torch.stack(outcomes),
+        spares=bracket.spares,
     )
 
 
 class _Bracket:
-    """Per sample: the smallest success, the largest failure below it, and by how much each succeeded or failed."""
+    """Per sample: the smallest success, the largest failure below it, and by how much each succeeded or failed.
+
+    And the successes before the smallest, the last first, which is the smallest of them.
+    """
 
     def __init__(self, ball: Ball, zero: Tensor, gap_zero: Tensor) -> None:
         self.norm, self.delta, self.gap_zero = ball.norm, zero, gap_zero
+        self.spares = (zero,) * (KEPT - 1)
         self.found = torch.zeros_like(gap_zero, dtype=torch.bool)
         self.low, self.gap_low = torch.zeros_like(gap_zero), gap_zero
         self.high, self.gap_high = ball.radius, gap_zero
@@ -120,6 +116,8 @@ class _Bracket:
 
     def learn(self, radius: Tensor, candidate: Tensor, gap: Tensor) -> None:
         success, failed = gap > 0, self.found & ~(gap > 0)
+        pairs = zip((self.delta, *self.spares), self.spares, strict=False)
+        self.spares = tuple(where(success, smaller, larger) for smaller, larger in pairs)
         self.delta = where(success, candidate, self.delta)
         self.high = torch.where(success, size(candidate, self.norm), self.high)
         self.gap_high = torch.where(success, gap, self.gap_high)

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.margins.bisection import MarginSearch, Trail
+from vaerdict.attacks.margins.bisection import MarginSearch
+from vaerdict.attacks.margins.trail import KEPT, Trail, in_order
 from vaerdict.attacks.margins.verify import place
-from vaerdict.attacks.margins.walk import Standing, approach, decay, probe
+from vaerdict.attacks.margins.walk import Standing, approach, decay, is_damage, probe
 from vaerdict.attacks.objectives import Objective
 from vaerdict.attacks.optimisers.common import Ends, Optimiser, random_starts, starts_after
 from vaerdict.attacks.question import AttackNorm
@@ -52,14 +53,16 @@ class _Boundary:
         No radius counts as tried without success, but the largest where nothing was found: a walk searches none fully.
 
         Raises:
-            ValueError: the norm is not one of the method's, or the objective is not the damage.
+            ValueError: the norm is not one of the method's, or the objective is not the damage in L2.
         """
         require(ball.norm in self.norms, f"`norm` in {self.norms} for this search", repr(ball.norm))
-        require(objective.name == "damage", "the objective 'damage' for a minimum-norm search", repr(objective.name))
+        told = f"{type(objective).__name__} {objective.name!r}"
+        require(is_damage(objective), "the objective MaximumDamage 'damage' for a minimum-norm search", told)
         zero, r, level = torch.zeros_like(batch.images), batch.question.r, batch.question.p
-        delta, least = zero, torch.full_like(ball.radius, math.inf)
-        sane = torch.zeros_like(ball.radius, dtype=torch.bool)
-        use, draws = f"margin/{type(self).__name__}", batch.question.draws
+        sane, ends, lengths = torch.zeros_like(ball.radius, dtype=torch.bool), [], []
+        # With its options, so that two walks of one kind are not one walk twice.
+        first = self.first.name if self.first else None
+        use, draws = f"margin/{replace(self, first=None)}/{first}", batch.question.draws
         pairs = self.pairs if draws else 1
         starts = starts_after(self.first, batch, objective, ball, use, random_starts(batch, ball, use, self.restarts))
         for restart, start in enumerate(starts):
@@ -68,13 +71,16 @@ class _Boundary:
             for _ in range(2):  # the box bends the ray: the second time begins near
                 end = place(batch, ball, end, r * (1 + 1e-5), level, options.selection, use)
             found = batch.quantile(ball.apply(end), f"polish/{use}", options.selection, level) >= NEAR * r
-            length = torch.where(found, size(end, ball.norm), math.inf)
-            delta, least = where(length < least, end, delta), torch.minimum(length, least)
+            ends.append(where(found, end, zero))
+            lengths.append(torch.where(found, size(end, ball.norm), math.inf))
             sane |= finite
         clean = batch.quantile(ball.apply(zero), "select/clean", options.selection, level)
-        found = least.isfinite()
+        by_length = torch.stack(lengths)
+        found = by_length.isfinite().any(0)
+        ranked = in_order(ends, by_length.argsort(dim=0, stable=True))
         return Trail(
-            delta=delta,
+            delta=ranked[0],
+            spares=tuple(ranked[1:KEPT]),
             found=found,
             fragile=clean > r,
             sane=sane & clean.isfinite(),
@@ -96,16 +102,19 @@ class _Boundary:
         """
         delta, random = approach(batch, ball, start, noise[:, 0]), bool(noise.shape[3])
         now = Standing(delta, ball, batch.question.r)
+        # Made once, as each ball measures its room: the radius is then set in place.
+        euclidean, here = replace(ball, norm="2"), ball.with_radius(ball.radius.clone())
         for k in range(self.steps):
             now.look(*probe(batch, ball, now.delta, noise[:, k]), remember=not random)
             left = decay(k, self.steps)
             # Until a first finite value, nothing but a much shorter step can help.
             radius = torch.where(now.sane, self.resize(now, left), now.radius / 2)
             now.radius = torch.minimum(radius, ball.radius)
-            direction = replace(ball, norm="2").ascent_direction(now.gradient)
+            direction = euclidean.ascent_direction(now.gradient)
             pixels = ball.center[0].numel() if ball.norm == "inf" else 1
             length = now.radius * now.pace * (pixels**0.5 * self.step * left)
-            now.delta = self.land(ball.with_radius(now.radius), now.last + scaled(direction, length))
+            here.radius.copy_(now.radius)
+            now.delta = self.land(here, now.last + scaled(direction, length))
         return where(now.best_size.isfinite(), now.best, now.delta), now.sane
 
     def resize(self, now: Standing, left: float) -> Float[Tensor, " batch"]:

@@ -1,18 +1,22 @@
 """From a promising direction to a verified margin: place the candidate at the boundary, then let the judge decide."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.judge.evaluate import Evaluation, Verdict, bound_probability, evaluate
-from vaerdict.attacks.margins.bisection import MarginSearch, Trail
+from vaerdict.attacks.margins.bisection import MarginSearch
+from vaerdict.attacks.margins.trail import Trail
 from vaerdict.attacks.threat import COUNTS, Ball, scaled
 
+TIE = 1e-5
+"""By this share a candidate must exceed `r` to be worth the judge's time, to whom a smaller one is rounding."""
 SECANTS = 2
 """Corrections of the length: from within a few per cent, the second is already below the sampling error."""
 
@@ -64,8 +68,9 @@ def verify(
     """Give the judge's verdict on each sample's first candidate that passes; None where none does.
 
     The first candidate is as tight as the judge's confidence allows; whoever fails gets a larger one, placed with twice
-    the safety. Zero is a candidate too, where the clean image itself seems fragile. Every attempt has fresh noise and
-    an equal share of the allowed error (Bonferroni), so that the stated confidence holds for the whole.
+    the safety, or a spare where rescaling does not help. Zero is a candidate too, where the clean image itself seems
+    fragile. Every attempt has fresh noise and an equal share of the allowed error (Bonferroni), so that the stated
+    confidence holds for the whole; what is passed over in favour of a spare never sees the judge, and costs no share.
     """
     share = shared(evaluation, options)
     verdicts: list[Verdict | None] = [None] * len(batch.images)
@@ -75,21 +80,57 @@ def verify(
         if not now.any():
             continue
         part, here = batch.select(now), ball.select(now)
-        candidate = trail.delta[now]
-        if attempt == 0:
-            candidate = torch.zeros_like(candidate)
-        else:
+        candidate = torch.zeros_like(part.images)
+        if attempt:
             level = target_level(batch.question.p, share, options.polish, 2.0 ** (attempt - 1))
-            r = batch.question.r * (1 + 1e-5 * 10**attempt)
-            # Few draws bring every length near the boundary, many then say where exactly.
-            for draws in (options.selection, options.polish):
-                candidate = place(part, here, candidate, r, level, draws, f"{attempt}/{draws}")
+            # Only whoever failed is worth a look before the judge's; at the last attempt, everyone.
+            several = attempt > 1 or options.attempts == 1
+            known = [one[now] for one in (trail.delta, *trail.spares)[: None if several else 1]]
+            candidate = _first_to_reach(part, here, known, level, options, attempt)
         judged = evaluate(part, here, candidate, share, f"margin/{attempt}")
         for i, verdict in zip(now.nonzero().flatten().tolist(), judged, strict=True):
             if verdict.success:
                 verdicts[i] = verdict
                 pending[i] = False
     return verdicts
+
+
+def _first_to_reach(
+    batch: Batch, ball: Ball, candidates: Sequence[Tensor], level: float, options: MarginSearch, attempt: int
+) -> Float[Tensor, "batch ..."]:
+    """Place per sample the first candidate that, at its length, seems to do it; the first of all where none does.
+
+    A count cannot be lengthened, and what ends where the room does hardly. A single candidate is placed, no more.
+    """
+    chosen = _placed(batch, ball, candidates[0], level, options, attempt)
+    if len(candidates) == 1:
+        return chosen
+    short = _falls_short(batch, ball, chosen, level, options, attempt)
+    for spare in candidates[1:]:
+        if not short.any():
+            break
+        part, here = batch.select(short), ball.select(short)
+        other = _placed(part, here, spare[short], level, options, attempt)
+        does = ~_falls_short(part, here, other, level, options, attempt)
+        places = short.nonzero().flatten()[does]
+        chosen = chosen.index_put((places,), other[does])
+        short[places] = False
+    return chosen
+
+
+def _placed(batch: Batch, ball: Ball, delta: Tensor, level: float, options: MarginSearch, attempt: int) -> Tensor:
+    r = batch.question.r * (1 + 1e-5 * 10**attempt)
+    # Few draws bring every length near the boundary, many then say where exactly.
+    for draws in (options.selection, options.polish):
+        delta = place(batch, ball, delta, r, level, draws, f"{attempt}/{draws}")
+    return delta
+
+
+def _falls_short(
+    batch: Batch, ball: Ball, delta: Tensor, level: float, options: MarginSearch, attempt: int
+) -> Bool[Tensor, " batch"]:
+    purpose = f"polish/{attempt}/{options.polish}"
+    return ~(batch.quantile(ball.apply(delta), purpose, options.polish, level) > batch.question.r * (1 + TIE))
 
 
 def shared(evaluation: Evaluation, options: MarginSearch) -> Evaluation:

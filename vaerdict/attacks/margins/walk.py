@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
+from vaerdict.attacks.judge.indicators import Watched
+from vaerdict.attacks.objectives import MaximumDamage, Objective
 from vaerdict.attacks.optimisers.common import both_finite, value_and_gradient
 from vaerdict.attacks.threat import Ball, scaled, size, where
 
@@ -14,6 +16,16 @@ LAST_SHARE = 0.01
 """What is left of a decaying step at the end, as a share of the first."""
 APPROACHES, MOST_SHORTENED = 3, 0.01
 """How often a start is shortened before the first step, and to what share of its length each time at most."""
+
+
+def is_damage(objective: Objective) -> bool:
+    """Say whether the objective is the damage that a margin is about, whatever its name.
+
+    >>> is_damage(MaximumDamage()), is_damage(MaximumDamage("linf"))
+    (True, False)
+    """
+    meant = objective.objective if isinstance(objective, Watched) else objective
+    return isinstance(meant, MaximumDamage) and meant.measure == "l2"
 
 
 class Standing:

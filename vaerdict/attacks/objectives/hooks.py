@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vaerdict.attacks.batch import Meter
+from vaerdict.attacks.levels import behind
 from vaerdict.options import require
 
 
 def module_of(vae: Any) -> Any:
     """Give the torch module behind a metered model."""
-    return vae.module if isinstance(vae, Meter) else vae
+    return behind(vae.module if isinstance(vae, Meter) else vae)
 
 
 def leaves(module: nn.Module) -> dict[str, nn.Module]:

@@ -51,7 +51,7 @@ class Layerwise(Uniform):
     def check(self, vae: Any, images: Tensor) -> None:
         """Refuse layers that the model does not have."""
         if not isinstance(self.weights, str):
-            require_known("layer", list(self.weights), [name for name, _ in vae.named_modules() if name])
+            require_known("layer", list(self.weights), [name for name, _ in module_of(vae).named_modules() if name])
 
     def describe(self, index: int) -> dict[str, Any]:
         """Give the objective's name and the weights."""

@@ -74,7 +74,7 @@ class Levelled(Uniform):
         """
         given, view = batch.vae.encode(images), top_down(batch.vae)
         if view is None:
-            return [given]
+            return [given.drawn]
         levels = self.levels or (0,)
         require(self.levels is not None or len(view.levels) == 1, "`levels` of a hierarchical model", self.levels)
         drawn = reconstruct.latent_of(batch, given, noise) if self.draws(batch.question) else given.mean
@@ -91,7 +91,7 @@ class Levelled(Uniform):
         if self.draws(batch.question):
             return look
         known = images is batch.images and top_down(batch.vae) is None
-        once = [batch.posterior] if known else look(images.new_empty(len(images), 0, batch.vae.latent))
+        once = [batch.posterior.drawn] if known else look(images.new_empty(len(images), 0, batch.vae.latent))
         return lambda noise: once
 
     def total(self, terms: Sequence[Float[Tensor, " batch"]]) -> Float[Tensor, " batch"]:

@@ -166,7 +166,7 @@ def _divergence_to_prior(vae: Any, posterior: Posterior, latents: Tensor) -> Ten
     """Give the divergence from `N(0, 1)`, or the sum over levels of that from the model's prior on what was drawn."""
     view = top_down(vae)
     if view is None:
-        return divergence_to_normal(posterior)
+        return divergence_to_normal(posterior.drawn)
     (posteriors, drawn), model = view.descend(latents), behind(vae)
     priors = [model.prior([above.clone() for above in drawn[:level]]) for level in range(len(drawn))]
     return torch.stack([*map(divergence_kl, posteriors, priors)]).sum(0)

@@ -42,7 +42,7 @@ class WeightedSum:
     @property
     def name(self) -> str:
         """The end of the method's name in the results."""
-        return "+".join(objective.name for _, objective in self.terms)
+        return "+".join(("minus-" if weight < 0 else "") + objective.name for weight, objective in self.terms)
 
     def check(self, vae: Any, images: Tensor) -> None:
         """Refuse terms that do not fit the images."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from vaerdict.attacks.optimisers.common import (
     value_and_gradient,
 )
 from vaerdict.attacks.optimisers.constrained import bounds, penalised, rescaled
-from vaerdict.attacks.threat import Ball, scaled, where
+from vaerdict.attacks.threat import COUNTS, Ball, scaled, where
 from vaerdict.options import require
 
 BETAS, TINY = (0.9, 0.999), 1e-8
@@ -39,6 +39,7 @@ class Adam:
             the whole box.
         through: whether gradients pass through the rescaling onto the L2 ball. If not, each step is projected, as in
             most code; on a sphere that ends where the step, rather than the gradient, is parallel to the perturbation.
+            Counts of pixels are always projected.
         start: where random starts lie, as a share of the radius. A loss whose gradient is zero at the clean image
             (`MaximumDamage` of mean reconstructions) never leaves 0.
         first: optimiser whose end is the first restart's start; random by default, like all others.
@@ -73,9 +74,10 @@ class Adam:
     def search(self, batch: Batch, objective: Objective, ball: Ball, use: str) -> Ends:
         """Give the best of several climbs per sample, and which samples had a finite loss and gradient at all."""
         loss, draws = penalised(objective.loss(batch), ball, self.penalty), objective.draws(batch.question)
+        options = replace(self, through=self.through and ball.norm not in COUNTS)
 
         def climb(here: str, start: Tensor, held_out: Tensor) -> Ends:
-            return _climb(loss, ball, start, step_noise(batch, here, self.steps, draws), self, random=draws > 0)
+            return _climb(loss, ball, start, step_noise(batch, here, self.steps, draws), options, random=draws > 0)
 
         starts = starts_after(
             self.first, batch, objective, ball, use, random_starts(batch, ball, use, self.restarts, self.start)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
 from vaerdict.attacks.objectives import Loss, Objective
-from vaerdict.attacks.threat import Ball, size, where
+from vaerdict.attacks.threat import Ball, scaled, size, where
 
 HELD_OUT = 16
 """Draws on which restarts are compared, the same for all restarts of a sample."""
@@ -88,14 +88,21 @@ def random_starts(
 def best_starts(
     batch: Batch, loss: Loss, draws: int, ball: Ball, use: str, restarts: int, probes: int
 ) -> Iterator[Float[Tensor, "batch ..."]]:
-    """Give per restart the random point with the largest loss of several, compared on one draw, without gradients."""
+    """Give per restart the random point with the largest loss of several, compared on one draw, without gradients.
+
+    While a sample's losses are not finite, each further point is half as far away.
+    """
     for restart in range(restarts):
         noise = batch.noise(f"{use}/{restart}/probe", 1, draws, batch.vae.latent)
         best, most = torch.zeros_like(batch.images), torch.full_like(ball.radius, -math.inf)
+        reach = torch.ones_like(ball.radius)
         for start in random_starts(batch, ball, f"{use}/{restart}", probes):
+            start = scaled(start, reach)
             value = score(loss, ball, start, noise) if probes > 1 else most
+            value = value.nan_to_num(-math.inf, -math.inf, -math.inf)
             better = (value > most) | most.isneginf()
             best, most = where(better, start, best), torch.where(better, value, most)
+            reach = torch.where(most.isneginf(), reach / 2, reach)
         yield best
 
 

@@ -35,7 +35,7 @@ class LBFGS:
     The host drives it and takes one image at a time, so it is slow: a witness beside the other optimisers.
 
     Args:
-        evaluations: most gradients per restart, each of `samples` draws.
+        evaluations: about so many gradients per restart, each of `samples` draws: the last line search is finished.
         restarts: starts, of which the best end is kept per sample.
         memory: corrections kept of the Hessian.
         factr: stops where the loss changes by less than this many units of rounding in the images' type.
@@ -88,8 +88,10 @@ class LBFGS:
             sane = torch.zeros(len(start), dtype=torch.bool, device=start.device)
             for i in range(len(start)):
                 only = torch.arange(len(start), device=start.device) == i
-                one, part = ball.select(only), objective.part(slice(i, i + 1))
-                loss = penalised(part.loss(batch.select(only)), one, self.penalty)
+                one, part, ids = ball.select(only), objective.part(slice(i, i + 1)), batch.sample_ids[i : i + 1]
+                # Encoded alone: what the batch knows of it was rounded by the batch, and a line search magnifies that.
+                alone = Batch.of(batch.vae, batch.images[i : i + 1], batch.question, batch.seed, ids)
+                loss = penalised(part.loss(alone), one, self.penalty)
                 ends[i : i + 1], sane[i] = _climb(loss, one, start[only], noise[only], self)
             return ends, sane
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch
-from vaerdict.attacks.levels import latents_of
+from vaerdict.attacks.levels import mean_of
 from vaerdict.attacks.objectives import Objective
 from vaerdict.attacks.optimisers.common import Ends, best_of, random_starts, score
 from vaerdict.attacks.threat import Ball, size, where
@@ -64,7 +64,7 @@ class Singular:
 
     def _map(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         if self.of == "encoder":
-            return lambda images: latents_of(batch.vae, batch.vae.encode(images).mean)
+            return lambda images: mean_of(batch.vae, batch.vae.encode(images))
         return lambda images: batch.vae.decode(batch.vae.encode(images).mean).flatten(1)
 
 

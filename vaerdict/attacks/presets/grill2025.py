@@ -31,6 +31,8 @@ GRILL = Preset(
     differences=(
         "One perturbation per image, not one for all, from the best of 3 starts, since a single one may end in a poor "
         "maximum; steps are pixels' (300 of 0.001, not 1e-4 on a direction).",
+        "The loss is multiplied by 1e6, since its gradients are as small as what keeps Adam's divisor positive.",
+        "The variant for NVAE, with latent groups in place of the output, is not reproduced.",
     ),
     norm="inf",
     radius=0.05,

@@ -19,6 +19,7 @@ def _untargeted(targets: Tensor | None, scale: float) -> LatentDivergence:
 
 
 _DESCENT = SGD(steps=50, restarts=10, learning_rate=1.0, direction="raw", schedule="plateau", patience=20)
+_OTHER_RADIUS = "The paper also has the radius 0.2, which `radius` gives."
 
 UNSUPERVISED = Preset(
     name="kuzina-2022-unsupervised",
@@ -33,7 +34,10 @@ UNSUPERVISED = Preset(
         "of the preset with another `norm` has the exact ball.",
         "The published box is the least and greatest pixel of each image; here it is the model's.",
     ),
-    differences=("Starts are uniform in the cube; the step's end below 1e-6 is not waited for.",),
+    differences=(
+        "Starts are uniform in the cube; the step's end below 1e-6 is not waited for.",
+        _OTHER_RADIUS,
+    ),
     norm="inf",
     radius=0.1,
 )
@@ -43,6 +47,6 @@ SUPERVISED = replace(
     what="Least symmetric KL to the target's posterior, by gradient steps halved on plateaus, from zero.",
     objective=_targeted,
     optimiser=replace(_DESCENT, steps=500, restarts=1, start=0.0),
-    differences=("The step's end below 1e-6 is not waited for.",),
+    differences=("The step's end below 1e-6 is not waited for.", _OTHER_RADIUS),
     targets="needed",
 )

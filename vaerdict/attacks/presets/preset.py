@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -15,10 +15,11 @@ from vaerdict.attacks.objectives import Objective, fitted
 from vaerdict.attacks.optimisers.common import Optimiser
 from vaerdict.attacks.presets.radii import RadiusBisection
 from vaerdict.attacks.presets.terms import Cited
-from vaerdict.attacks.presets.units import in_pixels, scale_between, with_steps
+from vaerdict.attacks.presets.units import in_pixels, scale_between, split_penalty, with_steps
 from vaerdict.attacks.question import AttackNorm
 from vaerdict.attacks.threat import Ball
 from vaerdict.attacks.tradeoff.curve import Tradeoff
+from vaerdict.attacks.tradeoff.penalised import with_price
 from vaerdict.attacks.tradeoff.sweep import sweep_penalty
 from vaerdict.options import Reconstruction, require
 from vaerdict.results import Row
@@ -26,6 +27,9 @@ from vaerdict.vae import VAE
 
 Build = Callable[[Tensor | None, float], Objective]
 """From the targets, where there are any, and the paper's pixel unit in the model's, to the objective."""
+
+OWN = ("norm", "objective", "options", "searches", "suite")
+"""Arguments of an attack that a preset sets itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +122,13 @@ class Preset:
             rest: more arguments of `vaerdict.attacks.attack`.
 
         Raises:
-            ValueError: targets or radius are missing, or an argument is out of its range.
+            ValueError: targets or radius are missing, an argument is the preset's own, or it is out of its range.
         """
+        options, objective = self._parts(vae, images, targets, steps, self.radius if radius is None else "given", rest)
         return run.attack(
-            vae, images, r=r, norm=self.norm,
+            vae, images, r=r, norm=self.norm, objective=objective, options=options,
             radius=self._radius(vae, images) if radius is None else radius,
-            objective=self._objective(vae, targets, self.radius if radius is None else "given"),
-            options=self.options(vae, steps), **{"reconstruction": self.reconstruction, **rest},
+            **{"reconstruction": self.reconstruction, **rest},
         )  # fmt: skip
 
     def margin(
@@ -142,22 +146,22 @@ class Preset:
         The arguments are those of `attack`, and `rest` those of `vaerdict.attacks.attack_margin`.
 
         Raises:
-            ValueError: the paper estimates no margin, or an argument is out of its range.
+            ValueError: the paper estimates no margin, an argument is the preset's own, or it is out of its range.
         """
         require(self.reach is not None, "a preset whose paper estimates margins", repr(self.name))
         assert self.reach is not None
-        options = MarginSearch(max_radius=self.reach * self._scale(vae), batch_size=self.optimiser.batch_size)
+        optimiser, objective = self._parts(vae, images, targets, steps, self.reach, rest)
         return run.attack_margin(
-            vae, images, r=r, norm=self.norm, objective=self._objective(vae, targets, self.reach), options=options,
-            searches=(RadiusBisection(optimiser=self.options(vae, steps)),),
-            **{"reconstruction": self.reconstruction, **rest},
+            vae, images, r=r, norm=self.norm, objective=objective,
+            options=MarginSearch(max_radius=self.reach * self._scale(vae), batch_size=optimiser.batch_size),
+            searches=(RadiusBisection(optimiser=optimiser),), **{"reconstruction": self.reconstruction, **rest},
         )  # fmt: skip
 
     def sweep(
         self,
         vae: VAE,
         images: Float[Tensor, "batch ..."],
-        targets: Float[Tensor, "targets ..."],
+        targets: Float[Tensor, "targets ..."] | None,
         *,
         steps: int | None = None,
         **rest: Any,
@@ -177,7 +181,9 @@ class Preset:
         require(bool(self.weights), "a preset whose paper sweeps a weight", repr(self.name))
         scale = self._scale(vae)
         weights = [weight * scale ** (self.power - 2) for weight in self.weights]
-        optimiser = replace(self.options(vae, steps), penalty=0.0)  # type: ignore[type-var]  # a dataclass
+        require(targets is not None, f"one `targets` for preset {self.name!r}", "none")
+        assert targets is not None
+        optimiser, _ = split_penalty(self.options(vae, steps))
         given = {"reconstruction": self.reconstruction, "objective": lambda goals: self.objective(goals, scale), **rest}
         return sweep_penalty(vae, images, targets, weights, optimiser, **given)
 
@@ -191,14 +197,20 @@ class Preset:
             raise ValueError(f"expected a `radius` for preset {self.name!r}, whose paper tries many, got None")
         return self.radius * self._scale(vae)
 
-    def _objective(self, vae: VAE, targets: Tensor | None, radius: float | str) -> Cited:
+    def _parts(
+        self, vae: VAE, images: Tensor, targets: Tensor | None, steps: int | None, radius: float | str, rest: Any
+    ) -> tuple[Optimiser, Cited]:
+        """Give optimiser and objective; the penalty is the objective's, so that indicators judge what was climbed."""
+        taken = ", ".join(f"`{name}`" for name in OWN if name in rest)
+        require(not taken, f"no arguments that preset {self.name!r} brings itself", taken)
+        optimiser, weight = split_penalty(self.options(vae, steps))
+        self._check_targets(targets)
+        scale, pixel_range = self._scale(vae), list(self.pixel_range)
+        objective = with_price(fitted(self.objective(targets, scale), flat(vae)), weight, images)
+        facts = {"source": self.source, "radius": radius, "pixel_range": pixel_range, "scale": scale}
+        return optimiser, Cited(objective, self.name, facts)
+
+    def _check_targets(self, targets: Tensor | None) -> None:
         wanted = {"none": targets is None, "needed": targets is not None, "optional": True}[self.targets]
         require(wanted, f"{'no' if self.targets == 'none' else 'one'} `targets` for preset {self.name!r}",
                 "none" if targets is None else "some")  # fmt: skip
-        facts = {
-            "source": self.source,
-            "radius": radius,
-            "pixel_range": list(self.pixel_range),
-            "scale": self._scale(vae),
-        }
-        return Cited(fitted(self.objective(targets, self._scale(vae)), flat(vae)), self.name, facts)

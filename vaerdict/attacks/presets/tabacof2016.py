@@ -25,7 +25,10 @@ TABACOF = Preset(
         "The published divergence takes standard deviations for variances and lacks a factor of 1/2 on two terms; "
         "here it is the KL divergence.",
     ),
-    differences=("A search ends after 1000 gradients, not 15000 steps.",),
+    differences=(
+        "A search ends after about 1000 gradients, not 15000 steps.",
+        "The stop by `factr` counts units of rounding in the images' type, so it comes earlier in single precision.",
+    ),
     radius="box",
     targets="needed",
     weights=spaced_weights(100, zero=False),

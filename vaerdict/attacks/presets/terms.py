@@ -49,6 +49,11 @@ class Cited:
     name: str
     facts: Mapping[str, Any]
 
+    @property
+    def departs(self) -> bool:
+        """Whether the objective leads away from the clean image."""
+        return getattr(self.objective, "departs", False)
+
     def check(self, vae: Any, images: Tensor) -> None:
         """Refuse what the objective refuses."""
         self.objective.check(vae, images)

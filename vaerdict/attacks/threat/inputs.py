@@ -17,9 +17,13 @@ def settle(images: Float[Tensor, "batch ..."], box: tuple[float, float]) -> Floa
 
     Pixels farther out, and those that are not finite, are left for `check_images` to refuse.
 
+    Raises:
+        ValueError: the images are no tensor.
+
     >>> settle(torch.tensor([[0.25, 1.0]]), (0.0, 1.0))
     tensor([[0.2500, 1.0000]])
     """
+    require(isinstance(images, Tensor), "`images` as a torch tensor", type(images).__name__)
     low, high = box
     least, most = (float(value) for value in images.detach().aminmax()) if images.numel() else box
     slack = TOLERANCE * max(abs(low), abs(high))
@@ -33,13 +37,14 @@ def check_mask(mask: Tensor | None, images: Float[Tensor, "batch ..."]) -> Bool[
     """Give the mask as it was given, one per image or one for all, on the images' device.
 
     Raises:
-        ValueError: the mask is not boolean, not of the images' shape, or marks no pixel of an image.
+        ValueError: the mask is no tensor, not boolean, not of the images' shape, or marks no pixel of an image.
 
     >>> check_mask(torch.tensor([[True, False]]), torch.zeros(3, 2))
     tensor([[ True, False]])
     """
     if mask is None:
         return None
+    require(isinstance(mask, Tensor), "`mask` as a torch tensor", type(mask).__name__)
     require(mask.dtype == torch.bool, "a boolean `mask`", mask.dtype)
     shapes = (tuple(images.shape), (1, *images.shape[1:]))
     require(tuple(mask.shape) in shapes, f"`mask` of shape {shapes[0]} or {shapes[1]}", tuple(mask.shape))

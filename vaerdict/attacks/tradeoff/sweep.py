@@ -1,21 +1,22 @@
 """The penalised attack for many weights at once (Tabacof et al. 2016; Gondim-Ribeiro et al. 2018)."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vaerdict.attacks.batch import Batch, Meter
 from vaerdict.attacks.levels import flat
-from vaerdict.attacks.objectives import Loss, Objective, TargetedLatent, fitted, reconstruct
-from vaerdict.attacks.objectives.base import Uniform, check_targets
+from vaerdict.attacks.objectives import Objective, TargetedLatent, fitted, reconstruct
+from vaerdict.attacks.objectives.base import check_targets
 from vaerdict.attacks.optimisers.common import Optimiser
 from vaerdict.attacks.question import Question
 from vaerdict.attacks.threat import Ball, settle, size, where
 from vaerdict.attacks.tradeoff.curve import Tradeoff
+from vaerdict.attacks.tradeoff.penalised import Penalised
 from vaerdict.options import Reconstruction, require
 from vaerdict.vae import VAE, borrowed, check_images
 
@@ -32,52 +33,6 @@ def spaced_weights(count: int = 50, exponent: float = 20.0, *, zero: bool = True
     require(0 < exponent < 1000, "`exponent` in (0, 1000)", exponent)
     weights = tuple(2.0 ** (exponent * (2 * k / (count - 1) - 1)) for k in range(count))
     return (0.0, *weights) if zero else weights
-
-
-@dataclass(frozen=True, eq=False)
-class Penalised(Uniform):
-    """An objective less `C |delta|_2^2`, with one weight `C` per image; so any optimiser can work on many at once.
-
-    Args:
-        objective: of the same images.
-        weights: `[B]`, in the objective's units per squared pixel unit.
-
-    >>> Penalised(TargetedLatent(torch.zeros(1, 1, 8, 8)), torch.ones(1)).name
-    'latent-penalised'
-    """
-
-    objective: Objective
-    weights: Float[Tensor, " batch"]
-
-    @property
-    def name(self) -> str:
-        """The end of the method's name in the results."""
-        return f"{self.objective.name}-penalised"
-
-    def check(self, vae: Any, images: Tensor) -> None:
-        """Refuse weights that are not one per image, not finite or negative, and what the objective refuses."""
-        shape = tuple(self.weights.shape)
-        require(shape == (len(images),), f"`weights` of shape ({len(images)},)", shape)
-        bad = self.weights[~(self.weights.isfinite() & (self.weights >= 0))].tolist()
-        require(not bad, "finite `weights` >= 0", bad)
-        self.objective.check(vae, images)
-
-    def part(self, chunk: slice) -> "Penalised":
-        """Give the objective and the weights of a chunk of the images."""
-        return Penalised(self.objective.part(chunk), self.weights[chunk])
-
-    def describe(self, index: int) -> dict[str, Any]:
-        """Give what the objective says, and the weight."""
-        return {**self.objective.describe(index), "penalty": float(self.weights[index])}
-
-    def draws(self, question: Question) -> int:
-        """Give as many draws as the objective needs."""
-        return self.objective.draws(question)
-
-    def loss(self, batch: Batch) -> Loss:
-        """Give the objective's loss less the penalty."""
-        loss, weights = self.objective.loss(batch), self.weights.to(batch.images)
-        return lambda images, noise: loss(images, noise) - weights * (images - batch.images).flatten(1).square().sum(1)
 
 
 def sweep_penalty(
@@ -105,7 +60,7 @@ def sweep_penalty(
         weights: values of `C` >= 0, in the objective's units per squared pixel unit. One so large that nothing moves
             should be among them, since the curve begins at the smallest distortion.
         optimiser: without a penalty of its own. A `start` near 0 suits it, since the ball is as wide as the box.
-        objective: made from the targets, of which it gets one per pair of image and weight.
+        objective: made from targets; it is called once per chunk, with one target per pair of image and weight in it.
         reconstruction: which one is compared with the target: "mean", or of draws ("sampled", "anchored").
         samples: draws over which a random reconstruction's distances are averaged.
         seed: of all noise.
@@ -126,23 +81,37 @@ def sweep_penalty(
     >>> [f"{length:.2f}" for length in one.distortion], f"{one.auddc:.2f}"
     (['2.00', '1.00', '0.02'], '0.49')
     """
+    _check_types(images, targets)
     vae, images = flat(vae), settle(images, vae.input_range).detach()
-    targets, ids = targets.to(images), tuple(range(len(images)) if sample_ids is None else map(int, sample_ids))
+    targets = settle(targets.to(images), vae.input_range).detach()
+    ids = tuple(range(len(images)) if sample_ids is None else map(int, sample_ids))
     _check(vae, images, targets, weights, optimiser, samples)
     require(len(ids) == len(images), f"{len(images)} `sample_ids`", len(ids))
-    question, count = Question(r=1.0, reconstruction=reconstruction), len(weights)  # nobody judges: any `r` will do
-    sources, goals = (values.repeat_interleave(count, 0) for values in (images, targets))
-    owners = tuple(i for i in ids for _ in weights)
-    penalised = Penalised(fitted(objective(goals), vae), torch.tensor(weights).to(images).repeat(len(images)))
-    penalised.check(vae, sources)
-    found = []
+    fitted(objective(targets), vae).check(vae, images)
+    question, costs = (
+        Question(r=1.0, reconstruction=reconstruction),
+        torch.tensor(weights).to(images),
+    )  # any `r` will do
+
+    def batch_of(rows: Tensor) -> Batch:
+        return Batch.of(Meter(vae), images[rows], question, seed, tuple(ids[row] for row in rows.tolist()))
+
     with borrowed(vae):
-        for start in range(0, len(sources), optimiser.batch_size):
-            chunk = slice(start, start + optimiser.batch_size)
-            batch = Batch.of(Meter(vae), sources[chunk], question, seed, owners[chunk])
-            found.append(_lengths(batch, goals[chunk], penalised.part(chunk), optimiser, samples))
-    lengths = torch.cat(found).double().cpu().unflatten(0, (len(images), count))
-    return [_tradeoff(i, weights, one) for i, one in zip(ids, lengths, strict=True)]
+        step, moved = optimiser.batch_size, []
+        still = [_ends(batch_of(rows), targets[rows], samples) for rows in torch.arange(len(images)).split(step)]
+        for pairs in torch.arange(len(images) * len(weights)).split(step):
+            rows, chosen = pairs // len(weights), pairs % len(weights)
+            aim = Penalised(fitted(objective(targets[rows]), vae), costs[chosen])
+            moved.append(_lengths(batch_of(rows), targets[rows], aim, optimiser, samples))
+    lengths = torch.cat(moved).unflatten(0, (len(images), len(weights)))
+    return [_tradeoff(i, weights, *one) for i, *one in zip(ids, lengths, torch.cat(still).tolist(), strict=True)]
+
+
+def _check_types(images: Any, targets: Any) -> None:
+    require(isinstance(images, Tensor), "`images` as a torch tensor", type(images).__name__)
+    require(isinstance(targets, Tensor), "`targets` as a torch tensor, one image per image", type(targets).__name__)
+    exact = images.dtype in (torch.float32, torch.float64)
+    require(exact, "`images` of type float32 or float64", str(images.dtype).removeprefix("torch."))
 
 
 def _check(
@@ -151,26 +120,33 @@ def _check(
     check_images(vae, images)
     check_targets(vae, images, targets)
     require(len(weights) >= 1, "at least one of `weights`", "none")
+    bad = [weight for weight in weights if not 0 <= weight < math.inf]
+    require(not bad, "finite `weights` >= 0", bad)
     require(samples >= 1, "`samples` >= 1", samples)
     penalty = getattr(optimiser, "penalty", 0.0)
     require(penalty == 0, "an `optimiser` without a penalty of its own", penalty)
 
 
-def _lengths(
-    batch: Batch, targets: Tensor, objective: Objective, optimiser: Optimiser, samples: int
-) -> Float[Tensor, "batch 6"]:
-    """Attack in the box, and give what a `Tradeoff` holds of each pair in its order."""
-    ball = Ball.widest("2", batch.vae.input_range, batch.images)
-    delta, sane = optimiser.search(batch, objective, ball, "tradeoff")
-    adversarial = where(sane, ball.apply(delta), torch.full_like(delta, torch.nan))
+def _ends(batch: Batch, targets: Tensor, samples: int) -> Float64[Tensor, "batch 3"]:
+    """Give what a `Tradeoff` holds of each image without an attack: span, clean and least."""
     columns = [
-        size(adversarial - batch.images, "2").unsqueeze(1),
-        _distances(batch, adversarial, (targets, batch.images), samples),
         size(targets - batch.images, "2").unsqueeze(1),
         _distances(batch, batch.images, (targets,), samples),
         _distances(batch, targets, (targets,), samples),
     ]
-    return torch.cat(columns, 1)
+    return torch.cat(columns, 1).double().cpu()
+
+
+def _lengths(
+    batch: Batch, targets: Tensor, objective: Objective, optimiser: Optimiser, samples: int
+) -> Float64[Tensor, "batch 3"]:
+    """Attack in the box, and give what a `Tradeoff` holds of each pair in its order."""
+    ball = Ball.widest("2", batch.vae.input_range, batch.images)
+    delta, sane = optimiser.search(batch, objective, ball, "tradeoff")
+    adversarial = where(sane, ball.apply(delta), torch.full_like(delta, torch.nan))
+    moved = size(adversarial - batch.images, "2").unsqueeze(1)
+    distances = _distances(batch, adversarial, (targets, batch.images), samples)
+    return torch.cat([moved, distances], 1).double().cpu()
 
 
 @torch.no_grad()
@@ -185,9 +161,11 @@ def _distances(batch: Batch, images: Tensor, goals: Sequence[Tensor], samples: i
     return total / (samples if draws else 1)
 
 
-def _tradeoff(sample_id: int, weights: Sequence[float], lengths: Float[Tensor, "weights 6"]) -> Tradeoff:
-    distortion, to_target, to_image, *ends = (tuple(column) for column in lengths.T.tolist())
-    span, clean, least = (column[0] for column in ends)
+def _tradeoff(
+    sample_id: int, weights: Sequence[float], lengths: Float64[Tensor, "weights 3"], ends: Sequence[float]
+) -> Tradeoff:
+    distortion, to_target, to_image = (tuple(column) for column in lengths.T.tolist())
+    span, clean, least = ends
     return Tradeoff(
         sample_id=sample_id, weights=tuple(map(float, weights)), distortion=distortion, to_target=to_target,
         to_image=to_image, span=span, clean=clean, least=least,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vaerdict.models.adapters.trials import require_full_precision
 from vaerdict.models.gaussian import GaussianVAE, wrap
 from vaerdict.options import require
 from vaerdict.vae import borrowed
@@ -32,7 +33,8 @@ class ClampLogVariance(nn.Module):
 def adapt_diffusers(autoencoder: Any, input_shape: tuple[int, int, int], name: str = "autoencoder-kl") -> GaussianVAE:
     """Make a VAE of an `AutoencoderKL`: pixels in [-1, 1], latents flat and unscaled, reconstructions not cut off.
 
-    The layers are shared, not copied. `enable_gradient_checkpointing` works; slicing changes nothing and is not used.
+    The layers are shared, not copied. `enable_gradient_checkpointing` works; before 0.32, diffusers heeded it in
+    training only. Slicing changes nothing and is not used.
 
     Args:
         autoencoder: in float32 or float64.
@@ -49,9 +51,8 @@ def adapt_diffusers(autoencoder: Any, input_shape: tuple[int, int, int], name: s
     parts = [getattr(autoencoder, part, None) for part in ("encoder", "quant_conv", "post_quant_conv", "decoder")]
     fits = isinstance(parts[0], nn.Module) and isinstance(parts[3], nn.Module) and hasattr(autoencoder, "config")
     require(fits, "an AutoencoderKL of diffusers", type(autoencoder).__name__)
-    dtype = next(autoencoder.parameters()).dtype
-    full = dtype in (torch.float32, torch.float64)
-    require(full, "weights in float32 or float64 (small gradients vanish in half precision; use .float())", dtype)
+    require_full_precision(autoencoder)
+    _check_shape(autoencoder, input_shape)
     tiled = getattr(autoencoder, "use_tiling", False)
     require(not tiled, "no tiling, which computes another function (disable_tiling())", "use_tiling=True")
     before, quant, post, after = (part if part is not None else nn.Identity() for part in parts)
@@ -91,6 +92,13 @@ def clamped_share(vae: GaussianVAE, images: Float[Tensor, "batch ..."]) -> Float
     with borrowed(vae), torch.no_grad():
         log_variance = vae.encoder(images).chunk(2, dim=1)[1].flatten(1)
     return ((log_variance <= LEAST) | (log_variance >= MOST)).to(images.dtype).mean(1)
+
+
+def _check_shape(autoencoder: Any, input_shape: tuple[int, ...]) -> None:
+    sizes = len(input_shape) == 3 and min(input_shape) >= 1
+    require(sizes, "an `input_shape` of channels, height and width", input_shape)
+    channels = getattr(autoencoder.config, "in_channels", input_shape[0])
+    require(input_shape[0] == channels, f"an `input_shape` with the autoencoder's {channels} channels", input_shape)
 
 
 def _latent_shape(encoder: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, ...]:

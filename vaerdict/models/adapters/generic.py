@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vaerdict.models.adapters.reading import PairSpread, read_posterior, read_reconstruction
+from vaerdict.models.adapters.trials import require_full_precision, tried, two_images
 from vaerdict.models.gaussian import GaussianVAE, wrap
 from vaerdict.options import require, require_known
 from vaerdict.vae import borrowed
@@ -39,8 +40,17 @@ class Decoded(nn.Module):
         self.model, self.apply_model, self.input_shape = model, apply, input_shape
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Give the reconstructions in the images' shape; many models keep them flat."""
-        return read_reconstruction(self.apply_model(self.model, latents)).reshape(len(latents), *self.input_shape)
+        """Give the reconstructions in the images' shape; many models keep them flat.
+
+        Raises:
+            ValueError: they are of another shape; another order of the axes would be another image.
+        """
+        images = read_reconstruction(self.apply_model(self.model, latents))
+        shape = (len(latents), *self.input_shape)
+        flat = (len(latents), torch.Size(self.input_shape).numel())
+        fits = tuple(images.shape) in (shape, flat)
+        require(fits, f"reconstructions of shape {shape} or {flat}", tuple(images.shape))
+        return images.reshape(shape)
 
     def extra_repr(self) -> str:
         """Show how the model is read: it is part of the fingerprint."""
@@ -59,7 +69,8 @@ def adapt(
 ) -> GaussianVAE:
     """Make a VAE of a model whose encoder returns a tuple, a mapping, an object or a distribution.
 
-    Both maps are tried on a blank image. They must give the same twice: an encoder that returns a draw has no mean.
+    Both maps are tried on two images. They must give the same each time, since an encoder that returns a draw has no
+    mean, and the same for an image alone, since one that looks at the whole batch has no posterior of an image.
     Where the model has one, weights are hashed under both maps; of `encode` and `decode` only the names are part of the
     fingerprint, so give models that are read differently different names.
 
@@ -75,7 +86,8 @@ def adapt(
         name: how tables call the model; by default its class.
 
     Raises:
-        ValueError: what the model returns cannot be read, has the wrong shape or is random.
+        ValueError: what the model returns cannot be read, has the wrong shape, is random or depends on the batch; its
+            weights are of half precision.
         TypeError: the model is not a torch module.
 
     >>> class Mine(nn.Module):
@@ -98,12 +110,12 @@ def join(
     """Make a VAE of an encoder to mean and standard deviation and a decoder; the latent's shape is found by trial.
 
     Raises:
-        ValueError: the shapes do not fit, or a map gives something else the second time.
+        ValueError: the shapes do not fit; a map is random or depends on the batch; weights are of half precision.
     """
-    example = next(encoder.parameters(), torch.zeros(()))
-    grey = example.new_full((1, *shape), sum(input_range) / 2)
+    require_full_precision(encoder, decoder)
+    images = two_images(shape, input_range, next(encoder.parameters(), None))
     with borrowed(nn.ModuleList([encoder, decoder])), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        mean, _ = _same_twice("encoder", encoder, grey)
+        mean, _ = tried("an encoder", encoder, images)
         vae = wrap(
             encoder,
             decoder,
@@ -113,16 +125,8 @@ def join(
             input_range=input_range,
             name=name,
         )
-        _same_twice("decoder", decoder, mean)
+        tried("a decoder", decoder, mean)
     return vae
-
-
-def _same_twice(what: str, function: Callable[[Tensor], Any], values: Tensor) -> Any:
-    one, other = function(values.clone()), function(values.clone())
-    for first, second in zip(one, other, strict=True):
-        close = torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True)
-        require(close, f"a deterministic {what}", "something else the second time")
-    return one
 
 
 def _method(model: nn.Module, name: str) -> Apply:

@@ -6,7 +6,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vaerdict.models.defences.purified import as_module
+from vaerdict.models.defences.counts import require_count
+from vaerdict.models.defences.purified import as_module, require_drawn
 from vaerdict.models.defences.slopes import value_and_slope
 from vaerdict.models.objective import kl_to_prior
 from vaerdict.options import require
@@ -24,6 +25,10 @@ class EvidenceAscent(nn.Module):
         steps: of gradient ascent.
         step_size: share of the gradient that is added.
 
+    Raises:
+        ValueError: an option is out of its range, or the posterior has coordinates that are not drawn.
+        TypeError: the model is not a torch module, or has several levels.
+
     >>> from vaerdict.models import build_vae
     >>> from vaerdict.options import ModelOptions
     >>> vae = build_vae(ModelOptions(latent=3, hidden=(8,)), name="toy", input_shape=(1, 4, 4))
@@ -36,15 +41,17 @@ class EvidenceAscent(nn.Module):
         super().__init__()
         for name, value in (("std", std), ("step_size", step_size)):
             require(0 < value < math.inf, f"a finite `{name}` > 0", value)
-        require(steps >= 1, "`steps` >= 1", steps)
+        require_count("steps", steps)
         self.vae = as_module(vae)
+        require_drawn(vae)
+        self.input_range = vae.input_range
         self.std, self.steps, self.step_size, self.name = std, steps, step_size, "evidence"
 
     def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Take all steps."""
         for _ in range(self.steps):
             _, slope = value_and_slope(self.evidence, images)
-            images = (images + self.step_size * slope).clamp(*self.vae.input_range)
+            images = (images + self.step_size * slope).clamp(*self.input_range)
         return images
 
     def evidence(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

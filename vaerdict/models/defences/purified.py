@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaerdict.models.adapters.reading import told
+from vaerdict.models.adapters.trials import tried, two_images
 from vaerdict.options import require
-from vaerdict.vae import Posterior, borrowed
+from vaerdict.vae import VAE, Posterior, borrowed
 
 
 class Function(nn.Module):
@@ -18,8 +20,8 @@ class Function(nn.Module):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Apply the function."""
+    def forward(self, images: Tensor) -> Any:
+        """Apply the function; `Purified` checks what it gives."""
         return self.function(images)
 
     def extra_repr(self) -> str:
@@ -36,12 +38,14 @@ class Purified(nn.Module):
     Args:
         vae: the defended model, a torch module.
         purify: from images `[B, *input_shape]` to images, deterministic and image by image: a module, so that its
-            weights and options are part of the fingerprint, or a function, of which the name is.
+            weights and options are part of the fingerprint, or a function, of which the name is. Its `input_range`,
+            or that of any part of a sequence, must be the model's, where it has one.
         name: how tables call the defended model; by default the model's name and the purification's.
 
     Raises:
-        ValueError: the purification changes the shape, or gives something else the second time.
-        TypeError: the model is not a torch module.
+        ValueError: the purification changes the shape, is made for another range of pixels, gives something else the
+            next time, or other values for an image alone.
+        TypeError: the model is not a torch module, or has several levels.
 
     >>> from vaerdict.models import build_vae
     >>> from vaerdict.options import ModelOptions
@@ -61,7 +65,7 @@ class Purified(nn.Module):
 
     def encode(self, images: Tensor) -> Posterior:
         """Give the posterior of the purified images."""
-        return self.vae.encode(self.purify(images))
+        return self.vae.encode(self._purified(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Give the mean reconstructions, as the model without defence."""
@@ -71,30 +75,54 @@ class Purified(nn.Module):
         """Show the name: it is part of the fingerprint."""
         return f"name={self.name!r}"
 
+    def _purified(self, images: Tensor) -> Tensor:
+        clean = self.purify(images)
+        require(isinstance(clean, Tensor), "a purification that gives a tensor", told(clean))
+        require(clean.shape == images.shape, f"purified images of shape {tuple(images.shape)}", tuple(clean.shape))
+        return clean
+
     def _check(self) -> None:
-        example = next(self.parameters(), torch.zeros(()))
-        low, high = self.input_range
-        ramp = torch.linspace(low, high, torch.Size(self.input_shape).numel()).reshape(1, *self.input_shape)
+        for part in _in_sequence(self.purify):
+            pixels = tuple(getattr(part, "input_range", self.input_range))
+            require(pixels == tuple(self.input_range), f"{name_of(part)} with `input_range` {self.input_range}", pixels)
+        images = two_images(self.input_shape, self.input_range, next(self.parameters(), None))
         with borrowed(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            once, again = (self.purify(ramp.to(example)) for _ in range(2))
-        shape = (1, *self.input_shape)
-        require(tuple(once.shape) == shape, f"purified images of shape {shape}", tuple(once.shape))
-        same = torch.allclose(once, again, rtol=1e-3, atol=1e-5, equal_nan=True)
-        require(same, "a deterministic purification", "something else the second time")
+            tried("a purification", self._purified, images)
 
 
 def as_module(vae: Any) -> Any:
     """Give the model as it is.
 
     Raises:
-        TypeError: it is not a torch module.
+        TypeError: it is not a torch module, or not a VAE whose latents are all of one level.
 
     >>> as_module(nn.Identity())
-    Identity()
+    Traceback (most recent call last):
+    TypeError: expected a VAE with one level of latents, see vaerdict.vae.VAE, got Identity
     """
     if not isinstance(vae, nn.Module):
         raise TypeError(f"expected a VAE that is a torch module, got {type(vae).__name__}")
+    if not isinstance(vae, VAE):
+        raise TypeError(f"expected a VAE with one level of latents, see vaerdict.vae.VAE, got {type(vae).__name__}")
     return vae
+
+
+def require_drawn(vae: Any) -> None:
+    """Refuse a model whose posterior has coordinates that are given, as that of a `HamiltonianDefence`.
+
+    Their spread is zero, so that neither a divergence from the prior nor a chain over them means anything.
+
+    Raises:
+        ValueError: it has.
+
+    >>> from vaerdict.models import build_vae
+    >>> from vaerdict.options import ModelOptions
+    >>> require_drawn(build_vae(ModelOptions(latent=3, hidden=(8,)), name="toy", input_shape=(1, 4, 4)))
+    """
+    images = two_images(tuple(vae.input_shape), vae.input_range, next(vae.parameters(), None))
+    with borrowed(vae), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        count = vae.encode(images).given
+    require(not count, "a VAE whose latents are all drawn", f"{vae.name}, which is given {count} of them")
 
 
 def name_of(purify: nn.Module) -> str:
@@ -107,3 +135,9 @@ def name_of(purify: nn.Module) -> str:
         return "+".join(map(name_of, purify))
     own = getattr(purify, "name", None)
     return own if isinstance(own, str) else type(purify).__name__.lower()
+
+
+def _in_sequence(purify: nn.Module) -> list[nn.Module]:
+    if isinstance(purify, nn.Sequential):
+        return [part for inner in purify for part in _in_sequence(inner)]
+    return [purify]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vaerdict.models.defences.counts import require_count
 from vaerdict.options import require
 
 REACH = 3
@@ -29,8 +30,13 @@ class GaussianBlur(nn.Module):
         self.std, self.name = std, "blur"
         self.reach = math.ceil(REACH * std)
 
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel h w"]:
-        """Blur the columns, then the rows."""
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Blur the columns, then the rows.
+
+        Raises:
+            ValueError: the images are not `[B, C, H, W]`.
+        """
+        _require_planes(images)
         places = torch.arange(-self.reach, self.reach + 1, dtype=images.dtype, device=images.device)
         weights = torch.softmax(-(places / self.std).square() / 2, dim=0)
         channels = images.shape[1]
@@ -59,7 +65,7 @@ class Quantise(nn.Module):
 
     def __init__(self, *, levels: int, input_range: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
-        require(levels >= 2, "`levels` >= 2", levels)
+        require_count("levels", levels, 2)
         require(input_range[0] < input_range[1], "an increasing `input_range`", input_range)
         self.levels, self.input_range, self.name = levels, input_range, f"quantise-{levels}"
 
@@ -96,11 +102,16 @@ class TotalVariation(nn.Module):
         super().__init__()
         for name, value in (("weight", weight), ("smoothing", smoothing)):
             require(0 < value < math.inf, f"a finite `{name}` > 0", value)
-        require(steps >= 1, "`steps` >= 1", steps)
+        require_count("steps", steps)
         self.weight, self.smoothing, self.steps, self.name = weight, smoothing, steps, "tv"
 
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel h w"]:
-        """Take all steps."""
+    def forward(self, images: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Take all steps.
+
+        Raises:
+            ValueError: the images are not `[B, C, H, W]`.
+        """
+        _require_planes(images)
         step = 1 / (1 + 8 * self.weight / self.smoothing)
         smooth = images
         for _ in range(self.steps):
@@ -119,3 +130,7 @@ class TotalVariation(nn.Module):
     def extra_repr(self) -> str:
         """Show the options: they are part of the fingerprint."""
         return f"weight={self.weight!r}, smoothing={self.smoothing!r}, steps={self.steps}"
+
+
+def _require_planes(images: Tensor) -> None:
+    require(images.dim() == 4, "images of shape [B, C, H, W]", tuple(images.shape))
