@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.attacks.searches import Operations
 from tests.attacks.threats import NORMS, boxes, dtypes, make_ball, masks, norms_and_radii, seeds
 from vaerdict.attacks.judge.evaluate import size_up
 from vaerdict.attacks.threat import COUNTS, Ball, size
@@ -135,22 +135,10 @@ def test_rounding_costs_a_sparse_change_of_a_large_image_little() -> None:
     assert 0.0099 < float(size_up(applied, ball.center, "1")) <= 0.01 * (1 + 1e-6)
 
 
-class _Operations(TorchDispatchMode):
-    """Record the name of every operation that torch executes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_nothing_waits_for_the_device(norm: str) -> None:
     ball, delta = make_ball(0, norm, 2.0, mask="own")
-    with _Operations() as seen:
+    with Operations() as seen:
         for method in ALL:
             getattr(ball, method)(delta)
     assert len(seen.names) > 10
