@@ -17,7 +17,7 @@ from attacks_art import make_environment
 from attacks_judge import Counted
 from attacks_models import RECIPES, Case, make_case, missing
 from attacks_overhead import measure_overhead, show_overhead
-from attacks_tables import finite, make_targets, show, summarise
+from attacks_tables import make_targets, show, summarise
 from attacks_work import Effort, Ledger, run_art, run_damages, run_ladder, run_margins, run_presets
 from common import SHARED_DATA, finish, make_parser
 
@@ -75,7 +75,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     print(f"{seconds:.0f} s in all")
     targets = make_targets(found, overhead)
-    finish("attacks", options, targets, seconds=seconds, skipped=skipped, models=finite(found), overhead=overhead)
+    finish("attacks", options, targets, seconds=seconds, skipped=skipped, models=found, overhead=overhead)
 
 
 if __name__ == "__main__":

@@ -95,19 +95,6 @@ def summarise(
     }
 
 
-def finite(found: Any) -> Any:
-    """Give results that JSON can hold: nothing in place of what is infinite.
-
-    >>> finite({"a": [1.0, float("inf")]})
-    {'a': [1.0, None]}
-    """
-    if isinstance(found, dict):
-        return {str(key): finite(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [finite(value) for value in found]
-    return None if isinstance(found, float) and not math.isfinite(found) else found
-
-
 def show(name: str, found: dict[str, Any]) -> None:
     """Print one model's comparisons."""
     for kind in ("peers", "presets"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,12 +32,25 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def finite(found: Any) -> Any:
+    """Give results that JSON can hold: nothing in place of what is infinite.
+
+    >>> finite({"a": [1.0, float("inf")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(found, dict):
+        return {str(key): finite(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [finite(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found
+
+
 def finish(name: str, options: argparse.Namespace, targets: list[Target], **results: Any) -> None:
     """Write the results (not of a quick run), print the targets' figures on the last line, and leave."""
     if not options.quick:
         content = {"targets": [asdict(target) for target in targets], **results, "environment": environment()}
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
     missed = [target for target in targets if not target.met]
     print(
         f"{name}: {len(targets) - len(missed)} of {len(targets)} targets met; "
