@@ -114,7 +114,7 @@ def test_4_perturbations_stay_in_ball_and_range(options, norm, box: tuple[float,
     assert float(adversarial.max()) <= box[1]
 
 
-@pytest.mark.parametrize("options", EVERY, ids=name)
+@pytest.mark.parametrize("options", [*GRADIENT, RandomSearch(queries=40)], ids=name)
 @pytest.mark.parametrize("reconstruction", ["mean", "sampled"])
 def test_5_batches_of_1_7_and_64_agree(options, reconstruction: str) -> None:
     judge = Evaluation(samples=20, confidence=0.9, quantised=False)
