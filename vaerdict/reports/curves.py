@@ -192,7 +192,8 @@ def _frame(panel: Axes, group: Group, within: Axis, said: list[str]) -> None:
         panel.set_xscale("log")
     panel.set_xlim(within.low, within.high)
     panel.set_ylim(0, 1.03)
-    panel.set_xlabel(rf"$\rho$ ({NORMS[group.norm]}, pixel units)")
+    unit = "number" if group.norm.startswith("0") else "pixel units"
+    panel.set_xlabel(rf"$\rho$ ({NORMS[group.norm]}, {unit})")
     panel.set_title(_title(group, said), loc="left")
 
 
