@@ -14,6 +14,7 @@ from tests.attacks.searches import DAMAGE, case, damage, images_of, linear_vae
 from tests.models.small import SHAPE, random_images, small_model, small_vae
 from tests.untyped import untyped
 from vaerdict.attacks import PGD
+from vaerdict.certify import certify
 from vaerdict.models import build_vae, wrap
 from vaerdict.models.defences import EvidenceAscent, GaussianBlur, Purified, Quantise, TotalVariation
 from vaerdict.models.defences.slopes import value_and_slope
@@ -222,3 +223,8 @@ def test_what_cannot_be_attacked_fairly_is_refused() -> None:
         with pytest.raises(ValueError, match=message):
             make()
     assert vae.training
+
+
+def test_a_defence_is_not_certified() -> None:
+    with pytest.raises(TypeError, match=r"expected a model whose maps are modules, .* got Purified"):
+        untyped(certify, Purified(small_vae(), GaussianBlur(std=1.0)), random_images(1), r=1.0)

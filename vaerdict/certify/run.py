@@ -55,6 +55,7 @@ def certify(
         Rows of `smoothed` reconstructions have a `noise_std` and say nothing of the model without that noise.
 
     Raises:
+        TypeError: the model does not show its maps as modules; defences do not.
         NoSoundBound: a method asked for by name, or every certificate, does not apply; the message says what does.
         ValueError: images, `r`, `p` or the posterior are outside their ranges; too few draws for a method asked for by
             name, or for every certificate that applies.
@@ -67,6 +68,8 @@ def certify(
     [0.319, 0.319, 0.319]
     """
     Question(r=r, p=p)
+    if not isinstance(vae, BoundableVAE):
+        raise TypeError(f"expected a model whose maps are modules, as `models.wrap` makes, got {type(vae).__name__}")
     check_images(vae, images)
     sample_ids = list(range(len(images))) if sample_ids is None else list(sample_ids)
     require(len(sample_ids) == len(images), f"{len(images)} sample ids", len(sample_ids))

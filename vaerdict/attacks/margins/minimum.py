@@ -5,6 +5,7 @@ radius here, so that they mean the same in any pixel range.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,7 +31,7 @@ DUAL: dict[AttackNorm, AttackNorm] = {"2": "2", "inf": "1", "1": "inf"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Boundary:
+class _Boundary(ABC):
     """What DDN and FMN share: options and the walk. The objective of both is the damage, by the margin's definition."""
 
     steps: int = 100
@@ -117,13 +118,13 @@ class _Boundary:
             now.delta = self.land(here, now.last + scaled(direction, length))
         return where(now.best_size.isfinite(), now.best, now.delta), now.sane
 
+    @abstractmethod
     def resize(self, now: Standing, left: float) -> Float[Tensor, " batch"]:
         """Give the next radius; `left` is the share of the first step that is left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def land(self, ball: Ball, delta: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Bring the step to the ball of the next radius."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What most objectives share: those that hold nothing per image, and those with one target image each."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,18 +14,18 @@ from vaerdict.results import array_sha256
 from vaerdict.vae import check_images
 
 
-class Uniform:
+class Uniform(ABC):
     """An objective that is the same for every image; as it stands, one of posteriors, which needs no draws."""
 
     departs: ClassVar[bool] = False
     """Whether the farther from the clean image the better, so that the best perturbation is as large as allowed."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The end of the method's name in the results."""
-        raise NotImplementedError
 
-    def check(self, vae: Any, images: Tensor) -> None:
+    def check(self, vae: Any, images: Tensor) -> None:  # noqa: B027  # most fit any images
         """Accept any images."""
 
     def part(self, chunk: slice) -> Objective:
