@@ -70,7 +70,8 @@ NETWORKS = {
 """Architectures with the shape and number of their images."""
 
 
-def _fresh(options: ModelOptions, shape: tuple[int, ...], count: int) -> tuple[Counted, Tensor]:
+def fresh(options: ModelOptions, shape: tuple[int, ...], count: int) -> tuple[Counted, Tensor]:
+    """Give an untrained network and random images."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return Uncounted(build_vae(options, name="fresh", input_shape=shape).eval()), torch.rand(count, *shape)
@@ -143,7 +144,7 @@ def measure_overhead(quick: bool) -> dict[str, Any]:
     """Measure each network."""
     found = {}
     for size, network in NETWORKS.items():
-        vae, images = _fresh(*network)
+        vae, images = fresh(*network)
         # The first and the last are what the others are compared with.
         attacks = {name: ours(vae, images, make) for name, make in TIMED.items()}
         searches = {"bare": bare(vae, images), **attacks, "foolbox": foolbox(vae, images)}

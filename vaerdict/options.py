@@ -221,6 +221,7 @@ class AttackOptions:
         samples: Fresh draws that decide whether an attack succeeded.
         confidence: Of that decision.
         indicators: Look for signs that a search failed, too; costs as much as a short one.
+        compiled: Compile the steps of searches, which takes a minute per model and norm; the suite does without.
     """
 
     objective: Aim = "damage"
@@ -233,6 +234,7 @@ class AttackOptions:
     samples: int = 10_000
     confidence: float = 0.999
     indicators: bool = False
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         chosen = {"objective": Aim, "norm": AttackNorm, "reconstruction": Reconstruction, "suite": SuiteName}
@@ -242,6 +244,7 @@ class AttackOptions:
         _require_positive(self, "radii")
         parts = [radius for radius in self.radii if self.norm in ("0", "0-values") and radius % 1]
         require(not parts, f"only whole numbers as `radii` for the norm {self.norm!r}", parts and parts[0])
+        require(not (self.compiled and self.suite != "none"), "`compiled` without a `suite`", self.suite)
         for name in ("gradients", "samples"):
             require(getattr(self, name) >= 1, f"`{name}` >= 1", getattr(self, name))
         require(0 < self.confidence < 1, "`confidence` in (0, 1)", self.confidence)

@@ -38,6 +38,8 @@ class Meter:
         return self.cost["encoder_backward"] + self.cost["decoder_backward"]
 
     def _count(self, part: str, inputs: Tensor) -> None:
+        if torch.compiler.is_compiling():  # would be counted once, whatever the calls
+            return
         self.cost[f"{part}_forward"] += len(inputs)
         self.cost[f"{part}_backward"] += len(inputs) if torch.is_grad_enabled() and inputs.requires_grad else 0
 
@@ -90,6 +92,11 @@ class Batch:
             anchor=self.anchor[keep],
             sample_ids=tuple(i for i, kept in zip(self.sample_ids, keep.tolist(), strict=True) if kept),
         )
+
+    @property
+    def cost(self) -> Counter[str]:
+        """The model's evaluations so far; of a model that does not count, none."""
+        return self.vae.cost if isinstance(self.vae, Meter) else Counter()
 
     def noise(self, purpose: str, *shape: int) -> Float[Tensor, "batch ..."]:
         """Draw standard normal numbers for one purpose, on the images' device and in their type."""

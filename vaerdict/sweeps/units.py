@@ -11,6 +11,7 @@ from torch import Tensor
 from vaerdict.attacks import (
     PGD,
     Evaluation,
+    MarginSearch,
     MaximumDamage,
     Objective,
     TargetedLatent,
@@ -107,7 +108,9 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
     targets = _targets(subject.images) if options.objective == "latent" else None
     evaluation = Evaluation(samples=options.samples, confidence=options.confidence, indicators=options.indicators)
     suite = None if options.suite == "none" else options.suite
-    one: dict[str, Any] = {"options": PGD.within(options.gradients)} if suite is None else {"suite": suite}
+    found = PGD.within(options.gradients, compiled=options.compiled)
+    one: dict[str, Any] = {"options": found} if suite is None else {"suite": suite}
+    least = MarginSearch(start=PGD(compiled=options.compiled))
     budget = {"gradients": options.gradients} if suite is None else {}
     units = []
     for part in subject.chunks():
@@ -121,7 +124,8 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
             "witness_folder": folder / "witnesses",
         }
         if options.margin:
-            units.append(subject.unit(part, {**what, "radius": None}, attack_margin, suite=suite, **shared))
+            ask = {**what, "radius": None}
+            units.append(subject.unit(part, ask, attack_margin, options=least, suite=suite, **shared))
         for radius in options.radii:
             fixed = {**what, **budget, "radius": radius}
             units.append(subject.unit(part, fixed, attack, radius=radius, **one, **shared))

@@ -20,7 +20,7 @@ class MarginSearch:
     """Options of the margin's search.
 
     Args:
-        start: the full search at the largest radius.
+        start: the full search at the largest radius; its step, momentum and `compiled` are those of all climbs.
         levels: radii tried, the largest included.
         steps: gradients per climb at the levels after the first.
         restarts: climbs per level from a fresh random start, besides the one from the best direction so far.
@@ -142,14 +142,15 @@ def _descend(
     batch: Batch, objective: Objective, ball: Ball, delta: Tensor, options: MarginSearch, level: int
 ) -> tuple[Tensor, Tensor]:
     loss, draws = objective.loss(batch), objective.draws(batch.question)
-    momentum = options.start.momentum_for(objective, batch)
+    momentum, quicken = options.start.momentum_for(objective, batch), options.start.quicken(batch)
     best, best_gap = torch.zeros_like(delta), torch.full_like(ball.radius, -math.inf)
     for climb in range(options.restarts + 1):
         use = f"margin/{level}/{climb}"
         fresh = ball.random_start(batch.noise(f"{use}/start", *batch.images.shape[1:]))
         warm = (size(delta, ball.norm) > 0) & (climb == 0)
         noise = batch.noise(f"{use}/steps", options.steps, draws, batch.vae.latent)
-        end, _ = ascend(loss, ball, where(warm, ball.stretch(delta), fresh), noise, options.start.step, momentum)
+        start = where(warm, ball.stretch(delta), fresh)
+        end, _ = ascend(loss, ball, start, noise, options.start.step, momentum, quicken)
         gap = _gap(batch, ball, end, str(level), options)
         best, best_gap = where(gap > best_gap, end, best), torch.where(gap > best_gap, gap, best_gap)
     return best, best_gap

@@ -51,11 +51,18 @@ def value_and_gradient(
     >>> value_and_gradient(lambda delta: delta.square().sum(1), torch.tensor([[1.0, 2.0]]))
     (tensor([5.]), tensor([[2., 4.]]))
     """
+    if torch.compiler.is_compiling():  # it takes gradients of functions only
+        gradient, (_, value) = torch.func.grad_and_value(lambda x: _summed(function(x, *rest)), has_aux=True)(delta)
+        return value, gradient
     with torch.enable_grad():
         delta = delta.detach().requires_grad_()
         value = function(delta, *rest)
         (gradient,) = torch.autograd.grad(value.sum(), delta)
     return value.detach(), gradient
+
+
+def _summed(value: Float[Tensor, " batch"]) -> tuple[Float[Tensor, ""], Float[Tensor, " batch"]]:
+    return value.sum(), value
 
 
 def both_finite(value: Float[Tensor, " batch"], gradient: Float[Tensor, "batch ..."]) -> Bool[Tensor, " batch"]:
