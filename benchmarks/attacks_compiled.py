@@ -37,7 +37,10 @@ def on_one_core(quick: bool) -> dict[str, Any]:
         start = time.perf_counter()
         searches["compiled"](SHORT)
         seconds = time.perf_counter() - start
-        found[size] = {"seconds_to_compile": seconds, **times(searches, 3 if quick else (40 if size == "small" else 12))}
+        found[size] = {
+            "seconds_to_compile": seconds,
+            **times(searches, 3 if quick else (40 if size == "small" else 12)),
+        }
     return found
 
 

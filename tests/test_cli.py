@@ -255,8 +255,14 @@ def test_help_is_quick_and_shows_dashes() -> None:
         (["design", "--r=8", "--margin=1", "--p=1"], "expected `p` in [1/2, 1), got 1.0"),
         (["design", "--r=8", "--margin=1", "--sigmas=[]"], "expected one or more `sigmas`, got none"),
         (["design", "--r=8", "--margin=1", "--sigmas=0.1,0"], "expected only finite `sigmas` > 0, got 0.0"),
-        (["fly"], "expected a command (demo, train, certify, attack, report, check, design, doctor), got 'fly'"),
-        ([], "expected a command (demo, train, certify, attack, report, check, design, doctor), got none"),
+        (
+            ["fly"],
+            "a command (demo, train, certify, attack, sweep, status, report, check, design, doctor), got 'fly'",
+        ),
+        (
+            [],
+            "expected a command (demo, train, certify, attack, sweep, status, report, check, design, doctor), got none",
+        ),
         (["--config", "f", "certify"], "options stand after the command: vaerdict certify --config f"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

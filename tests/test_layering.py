@@ -22,7 +22,7 @@ FACADE, FACADE_FLOOR = "__init__", 8
 """The package's own `__init__.py` stands on the roof: it may show everything, and nothing below may import it."""
 
 GROUND = frozenset({"vae", "data", "results", "seeds", "options"})
-"""The single files of floor 1, which may import each other."""
+"""The parts of floor 1 that may import each other."""
 
 ONLY = {"reports": {"results"}, "lipschitz": set[str]()}
 """All that these may import of the package, besides themselves."""

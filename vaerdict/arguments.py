@@ -24,6 +24,7 @@ from vaerdict.options import (
     ModelSource,
     Question,
     RunOptions,
+    SweepOptions,
     TrainingOptions,
     TrainTask,
     require,
@@ -35,11 +36,21 @@ _COMMANDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "train": ("Train a VAE.", (TrainTask, DataOptions, ModelOptions, TrainingOptions)),
     "certify": ("Certify a margin from below.", (ModelSource, DataOptions, Question, CertifyOptions, RunOptions)),
     "attack": ("Attack: a margin from above.", (ModelSource, DataOptions, Question, AttackOptions, RunOptions)),
+    "sweep": ("Certify and attack a grid of models, images and methods.", (SweepOptions,)),
+    "status": ("Say which units of a sweep are done, failed or missing.", ()),
     "report": ("Turn a run's results into tables, figures and one HTML file.", ()),
     "check": ("Verify a run's certificates and witnesses again, by independent code.", ()),
     "design": ("List the Lipschitz budgets that promise a margin.", (DesignOptions,)),
     "doctor": ("Say what is installed and what would be skipped.", ()),
 }
+
+_PLACES = {
+    "sweep": ("grid", "YAML file of the grid"),
+    "status": ("run", "folder of the sweep"),
+    "report": ("run", "folder of the run"),
+    "check": ("run", "folder of the run"),
+}
+"""What is named without an option."""
 
 _WORDS: dict[Any, str] = {
     float: "a number",
@@ -83,8 +94,9 @@ class _Parser(ArgumentParser):
         return message
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
-        """Show the names with dashes, as they are typed."""
-        return re.sub(r"--[a-z_]+", lambda name: _dashed(name[0]), super().format_help(*args, **kwargs))
+        """Show the names with dashes, as they are typed, and that flags need no value."""
+        text = super().format_help(*args, **kwargs).replace("{true,false}", "[{true,false}]")
+        return re.sub(r"--[a-z_]+", lambda name: _dashed(name[0]), text)
 
 
 def _dashed(name: str) -> str:
@@ -111,8 +123,9 @@ def build_parsers() -> tuple[_Parser, dict[str, _Parser]]:
         commands[name] = _Parser(description=summary, types=_types(name))
         if kinds:
             commands[name].add_argument("--config", action="config", help="YAML file with any of the options")
-        if name in ("report", "check"):
-            commands[name].add_argument("run", help="folder of the run")
+        if name in _PLACES:
+            place, meaning = _PLACES[name]
+            commands[name].add_argument(place, help=meaning)
         for kind in kinds:
             commands[name].add_class_arguments(kind, as_group=True)
         subcommands.add_subcommand(name, commands[name], help=summary)
@@ -126,36 +139,68 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
         ValueError: an option stands before the command or lacks its value; a file of options cannot be used.
     """
     place = next((index for index, argument in enumerate(arguments) if argument in _COMMANDS), len(arguments))
-    early, command, rest = arguments[:place], arguments[place : place + 1], iter(arguments[place + 1 :])
+    early, command, rest = arguments[:place], arguments[place : place + 1], _Typed(arguments[place + 1 :])
     if command and early and early[0].startswith("--") and early[0] not in ("--verbose", "--help", "--version"):
         raise ValueError(f"options stand after the command: vaerdict {' '.join([*command, *early])}")
     types = _types(command[0]) if command else {}
-    options = (_spelled_out_option(argument, rest, types) for argument in rest)
+    named = _PLACES.get(command[0], ("",))[0] if command else ""
+    options = (_spelled_out_option(argument, rest, types, named) for argument in rest)
     return [*early, *command, *itertools.chain.from_iterable(options)]
 
 
-def _spelled_out_option(argument: str, rest: Iterator[str], types: dict[str, Any]) -> list[str]:
+class _Typed(Iterator[str]):
+    """What is typed, argument by argument, with a look at the next one."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._left = list(arguments)
+
+    def __next__(self) -> str:
+        if not self._left:
+            raise StopIteration
+        return self._left.pop(0)
+
+    def peek(self) -> str:
+        """Give the next argument without taking it; nothing where there is none."""
+        return self._left[0] if self._left else ""
+
+
+def _is_value(word: str, named: str) -> bool:
+    """Say whether a word after a flag is its value: any is, unless the command takes one without an option."""
+    return word.lower() in ("true", "false", "yes", "no") if named else bool(word) and not word.startswith("--")
+
+
+def _spelled_out_option(argument: str, rest: _Typed, types: dict[str, Any], named: str) -> list[str]:
     typed, equals, value = argument.partition("=")
     name = typed.removeprefix("--").replace("-", "_")
     if not (types and typed.startswith("--") and name in (*types, "config")):
         return [argument]
     if not equals:
+        if types.get(name) is bool and not _is_value(rest.peek(), named):
+            return [f"--{name}=true"]
         value = next(rest, "--")
         if value.startswith("--"):
             raise ValueError(f"expected a value after `{typed}`")
-    return _options_in(Path(value), types) if name == "config" else [_assignment(name, value, types)]
+    return _options_in(Path(value), types, named) if name == "config" else [_assignment(name, value, types)]
 
 
-def _options_in(path: Path, types: dict[str, Any]) -> list[str]:
-    """Read a YAML file, dashes or underscores in its keys, as arguments."""
+def _options_in(path: Path, types: dict[str, Any], named: str) -> list[str]:
+    """Read a YAML file, dashes or underscores in its keys, as arguments; it may hold what is `named` without an option.
+
+    Raises:
+        ValueError: the file is no such one, or has an option that the command lacks.
+    """
     what = "`--config` as a YAML file with lines `option: value`"
     try:
         chosen = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, OSError, UnicodeError) as error:
         raise ValueError(f"expected {what}, got {path}: {' '.join(str(error).split())}") from None
     require(isinstance(chosen, dict), what, path)
-    require_known(f"option in {path}", [_dashed(str(name)) for name in chosen], [_dashed(name) for name in types])
-    return [_assignment(name.replace("-", "_"), value, types) for name, value in chosen.items()]
+    known = [_dashed(name) for name in (*types, named) if name]
+    require_known(f"option in {path}", [_dashed(str(name)) for name in chosen], known)
+    return [
+        str(value) if name == named else _assignment(name.replace("-", "_"), value, types)
+        for name, value in chosen.items()
+    ]
 
 
 def _with_design(arguments: list[str]) -> list[str]:
@@ -187,5 +232,5 @@ def parse(arguments: Sequence[str]) -> tuple[Namespace, str, list[Any]]:
         options = [kind(**{field.name: chosen[field.name] for field in fields(kind)}) for kind in kinds]
     except ValueError as error:
         fail(str(error))
-    # What has no options takes its positional arguments: the run of `report` and `check`.
-    return values, commands[values.subcommand].dump(chosen), options or list(chosen.values())
+    places = [chosen[_PLACES[values.subcommand][0]]] if values.subcommand in _PLACES else []
+    return values, commands[values.subcommand].dump(chosen), [*places, *options]

@@ -6,9 +6,11 @@
 import hashlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from vaerdict.arguments import fail, parse
 from vaerdict.options import (
@@ -21,6 +23,7 @@ from vaerdict.options import (
     ModelSource,
     Question,
     RunOptions,
+    SweepOptions,
     TrainingOptions,
     TrainTask,
 )
@@ -56,6 +59,24 @@ def _attack(
     print(attack_task(source, data, question, options, run))
 
 
+def _sweep(grid: str, options: SweepOptions) -> None:
+    from vaerdict.tasks import dry_run_task, sweep_task
+
+    if options.dry_run:
+        print(dry_run_task(Path(grid), options))
+        return
+    text, whole = sweep_task(Path(grid), options)
+    print(text, file=sys.stderr if options.log_json else sys.stdout)
+    if not whole:
+        sys.exit(1)
+
+
+def _status(run: str) -> None:
+    from vaerdict.tasks import status_task
+
+    print(status_task(Path(run)))
+
+
 def _report(run: str) -> None:
     from vaerdict.reports import build_report
 
@@ -88,6 +109,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "train": _train,
     "certify": _certify,
     "attack": _attack,
+    "sweep": _sweep,
+    "status": _status,
     "report": _report,
     "check": _check,
     "design": _design,
@@ -125,6 +148,25 @@ def _files(folder: Path) -> set[Path]:
     return {*folder.glob("*"), *folder.glob("*/*")}
 
 
+@contextmanager
+def _skipping_told() -> Iterator[None]:
+    """Say in one line each which files are skipped as damaged."""
+    from vaerdict.results import DamagedParts
+
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, DamagedParts):
+            print(f"vaerdict: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", DamagedParts)
+        warnings.showwarning = show  # type: ignore[assignment]  # its last arguments do not matter here
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
     values, configuration, options = parse(sys.argv[1:] if arguments is None else arguments)
@@ -132,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vaerdict.results import Contradiction
 
     command = values.subcommand
+    out = None if values[command].get("dry_run") else values[command].get("out")
     try:
-        out = values[command].get("out")
-        with nullcontext() if out is None else _recorded(Path(out), command, configuration):
+        with _skipping_told(), nullcontext() if out is None else _recorded(Path(out), command, configuration):
             _COMMANDS[command](*options)
     except (ValueError, OSError, FloatingPointError) as error:
         if values.verbose:

@@ -33,7 +33,7 @@ _BROKEN = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 """What numpy and gzip raise on a damaged file or one that holds pickles."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
     """Images of one selection, ready for a model whose `input_range` is the one given here.
 

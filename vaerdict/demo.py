@@ -14,8 +14,7 @@ from vaerdict.options import (
 )
 from vaerdict.reports import build_report, summary
 from vaerdict.results import load
-from vaerdict.sweeps import attack_units, certificate_units, run_units
-from vaerdict.tasks import make_subject
+from vaerdict.sweeps import attack_units, certificate_units, make_subject, run_units
 
 QUESTION = Question(r_relative=0.5)
 RADII = (0.5, 1.0)

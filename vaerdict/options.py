@@ -5,6 +5,7 @@ The command line, the YAML files and the saved configuration are made from them.
 """
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ AttackNorm = Literal["0", "0-values", "1", "2", "inf"]
 """Norms of attacks; certificates know "2" and "inf". "0" counts pixels, "0-values" values."""
 Aim = Literal["damage", "latent"]
 SuiteName = Literal["none", "standard"]
+Engine = Literal["serial", "local", "ray"]
 Reconstruction = Literal["sampled", "anchored", "mean"]
 Certified = Literal[Reconstruction, "smoothed"]
 _PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin"})
@@ -380,3 +382,56 @@ class DemoOptions:
     def __post_init__(self) -> None:
         require(2 <= self.images <= 297, "`images` from 2 to 297", self.images)
         require(self.epochs >= 1, "`epochs` >= 1", self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Who does a grid's units, and where the results go.
+
+    Attributes:
+        out: Folder of the sweep; finished units in it are kept and skipped.
+        engine: This process, processes beside it (one per GPU, or `workers` on the CPU), or Ray.
+        workers: Processes or Ray workers; by default one per GPU or, on the CPU, one per core.
+        shard: Only every N-th unit from the i-th on, as 3/16, for job arrays.
+        address: Of a Ray cluster, as auto; by default Ray is started here.
+        gpus: Share of a GPU that a Ray worker takes; by default one where the grid's device is cuda, else none.
+        dry_run: Only list the units, and estimate the time by doing one of each kind without keeping it.
+        retry_failed: Do units that failed again.
+        force: Do all units again.
+        max_failures: Stop after so many failed units; by default go on.
+        new: Take a grid that differs from the folder's; finished units of the old one stay.
+        log_json: Print a line of JSON per unit in place of the bar.
+    """
+
+    out: str = "runs/sweep"
+    engine: Engine = "serial"
+    workers: int | None = None
+    shard: str = "1/1"
+    address: str | None = None
+    gpus: float | None = None
+    dry_run: bool = False
+    retry_failed: bool = False
+    force: bool = False
+    max_failures: int | None = None
+    new: bool = False
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        require_known("engine", [self.engine], get_args(Engine))
+        for name in ("workers", "max_failures"):
+            given = getattr(self, name)
+            require(given is None or given >= 1, f"`{name.replace('_', '-')}` >= 1", given)
+        require(self.workers is None or self.engine != "serial", "`workers` with another engine than serial", "serial")
+        for name in ("address", "gpus"):
+            given = getattr(self, name)
+            require(given is None or self.engine == "ray", f"`{name}` with the engine ray", self.engine)
+        require(self.gpus is None or 0 <= self.gpus < math.inf, "a finite `gpus` >= 0", self.gpus)
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", self.shard)
+        fits = found is not None and 1 <= int(found[1]) <= int(found[2])
+        require(fits, "`shard` as i/N with 1 <= i <= N, such as 3/16", self.shard)
+
+    @property
+    def part(self) -> slice:
+        """Which of all units are meant."""
+        first, count = map(int, self.shard.split("/"))
+        return slice(first - 1, None, count)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +19,8 @@ from vaerdict.certify.design import Design, choose_design
 from vaerdict.certify.promise import Promise, read_promise
 from vaerdict.certify.propagation import estimate_cost, unavailable
 from vaerdict.certify.propagation.compatibility import found_version
-from vaerdict.data import Images, Split, load_images
-from vaerdict.models import GaussianVAE, load_vae, median_distance, train, vae_from_factory
+from vaerdict.data import Images, load_images
+from vaerdict.models import GaussianVAE, train
 from vaerdict.options import (
     AttackOptions,
     CertifyOptions,
@@ -29,6 +30,7 @@ from vaerdict.options import (
     ModelSource,
     Question,
     RunOptions,
+    SweepOptions,
     TrainingOptions,
     TrainTask,
     require,
@@ -37,11 +39,22 @@ from vaerdict.reports import summary
 from vaerdict.reports.frontier import DESIGN_FILE, DIGITS, frontier_files, table_frontier
 from vaerdict.reports.rounding import round_down
 from vaerdict.results import array_sha256, load, write_atomic
-from vaerdict.sweeps import Subject, attack_units, certificate_units, run_units
+from vaerdict.sweeps import (
+    Subject,
+    attack_units,
+    certificate_units,
+    check_device,
+    choose_images,
+    images_for,
+    load_model,
+    make_subject,
+    run_units,
+)
+from vaerdict.sweeps.grid import read_grid
+from vaerdict.sweeps.ledger import Ledger, table_status
+from vaerdict.sweeps.run import devices, estimate, sweep
+from vaerdict.sweeps.worker import FAILED
 from vaerdict.vae import borrowed
-
-SCALE_IMAGES = 1000
-"""How many test images the typical distance between reconstructions is taken from."""
 
 
 def train_task(
@@ -55,7 +68,7 @@ def train_task(
     if task.design is not None:
         read_promise(Path(task.design)).check(model)
     device = check_device(task.device)
-    training_images = _images(data, "train", task.pixel_range)
+    training_images = choose_images(data, "train", task.pixel_range)
     held_out = load_images(task.held_out or data.data, split="test", input_range=task.pixel_range)
     shared = held_out.name == training_images.name and _overlap(held_out, training_images)
     require(not shared, "`held-out` images that are not the training images, or `{split}` in `data`", data.data)
@@ -111,6 +124,65 @@ def attack_task(
     subject = _subject(source, data, question, run)
     run_units(Path(run.out), attack_units(subject, options, Path(run.out)), f"attack {subject.vae.name}")
     return summary(load(Path(run.out) / "results"))
+
+
+def sweep_task(path: Path, options: SweepOptions) -> tuple[str, bool]:
+    """Do a grid's units; say how it ended, and whether all of them are done."""
+    summary = sweep(read_grid(path), options)
+    left = f", {summary.missing} missing" if summary.missing else ""
+    text = f"{summary.units} units: {summary.done} done ({summary.made} now), {summary.failed} failed{left}"
+    if summary.failed:
+        text += f"; `vaerdict status {options.out}` says why, `--retry-failed` does them again"
+    return text, summary.done == summary.units
+
+
+def dry_run_task(path: Path, options: SweepOptions) -> str:
+    """Say what a grid's units are and how long the missing ones will take."""
+    grid = read_grid(path)
+    found = estimate(grid, options)
+    count = 1 if options.engine == "serial" else len(devices(grid, options.workers))
+    workers = f"{count} worker{'s' if count > 1 else ''}"
+    lines = [_lines(found.table)]
+    lines += [f"would fail: {group}: {reason}" for group, reason in found.failures.items()]
+    return "\n".join([*lines, f"about {_duration(found.seconds / count)} with {workers}, from one unit of each kind"])
+
+
+def status_task(folder: Path) -> str:
+    """Say which units of a sweep are done, failed or missing, and why those failed that did.
+
+    Raises:
+        ValueError: the folder is none of a sweep.
+    """
+    ledger = Ledger(folder)
+    done, failed = ledger.done(), ledger.failed()
+    lines = [_lines(table_status(ledger.planned(), done, failed))]
+    if failed:
+        rows = load(folder / FAILED).drop_duplicates("unit_key")
+        told = Counter(
+            f"{row['method']}: {row['reason']}" for row in rows.to_dict("records") if row["unit_key"] in failed
+        )
+        lines += [f"failed: {count} of {what}" for what, count in told.items()]
+    return "\n".join(lines)
+
+
+def _lines(table: pd.DataFrame) -> str:
+    """Write a table of units as text, with a line for all of them."""
+    numbers = [name for name in table.columns if name != "group"]
+    head = " ".join(f"{name:>8}" for name in numbers)
+    rows = [" ".join(f"{row[name]:>8}" for name in numbers) + f"  {row['group']}" for row in table.to_dict("records")]
+    return "\n".join([head, *rows, " ".join(f"{table[name].sum():>8}" for name in numbers) + "  all"])
+
+
+def _duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    >>> _duration(5400)
+    '1.5 h'
+    """
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def design_task(options: DesignOptions) -> str:
@@ -176,55 +248,12 @@ def doctor_task() -> str:
     return "\n".join(lines)
 
 
-def check_device(device: str) -> str:
-    """Refuse a device that is not there.
-
-    Raises:
-        ValueError: torch does not know the device or cannot use it.
-
-    >>> check_device("cpu")
-    'cpu'
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"expected a usable torch device, got {device!r}: {str(error).splitlines()[0][:100]}"
-        ) from None
-    return device
-
-
 def _overlap(one: Images, other: Images) -> bool:
     hashes = [{array_sha256(image) for image in images.pixels.numpy()} for images in (one, other)]
     return not hashes[0].isdisjoint(hashes[1])
 
 
-def _images(data: DataOptions, split: Split, pixel_range: tuple[float, float]) -> Images:
-    return load_images(data.data, split=split, input_range=pixel_range, limit=data.limit, start=data.start)
-
-
 def _subject(source: ModelSource, data: DataOptions, question: Question, run: RunOptions) -> Subject:
     device = check_device(run.device)
-    if source.model is not None:
-        vae = load_vae(Path(source.model))
-    else:
-        assert source.factory is not None
-        vae = vae_from_factory(source.factory, None if source.weights is None else Path(source.weights))
-    images = _images(data, "test", vae.input_range)
-    shape = tuple(images.pixels.shape[1:])
-    require(shape == vae.input_shape, f"images of shape {vae.input_shape} for {vae.name}", f"{shape} in {images.name}")
-    return make_subject(vae.to(device), data.data, images, question, run.seed, device)
-
-
-def make_subject(vae: GaussianVAE, spec: str, images: Images, question: Question, seed: int, device: str) -> Subject:
-    """Put model, images and question together.
-
-    Where `r_relative` is given, `r` is its share of the median distance between the reconstructions of the first test
-    images of the source `spec`, whichever of its images are chosen: certificates and attacks ask the same question.
-    """
-    r = question.r
-    if r is None:
-        assert question.r_relative is not None
-        typical = load_images(spec, split="test", input_range=vae.input_range, limit=SCALE_IMAGES)
-        r = question.r_relative * median_distance(vae, typical.pixels.to(device))
-    return Subject(vae=vae, images=images, r=r, r_relative=question.r_relative, p=question.p, seed=seed, device=device)
+    vae = load_model(source)
+    return make_subject(vae.to(device), data.data, images_for(data, vae), question, run.seed, device)

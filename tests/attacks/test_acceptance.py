@@ -142,7 +142,9 @@ images = torch.randn(6, 1, 1, 12, generator=torch.Generator().manual_seed(1))
 def work(k):
     options = PGD(steps=8, restarts=1)
     return attack(isotropic_vae(), images[k : k + 1], radius=0.5, r=1.0, sample_ids=[k], options=options)
-units = [Unit(key=f"unit{k}", samples=1, work=lambda k=k: work(k)) for k in range(6)]
+def unit(k):
+    return Unit(key=f"unit{k}", samples=1, what="attack", work=lambda: work(k), blame=lambda reason: [])
+units = [unit(k) for k in range(6)]
 run_units(Path(sys.argv[1]), units, "test")
 """
 

@@ -60,6 +60,14 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error: Exception, caplog: py
     assert [width for width in greedy.widths if width > 3] == [7]
 
 
+def test_the_batch_that_fitted_is_told() -> None:
+    """The options keep the batch that was asked for; where memory ran out, fewer images were attacked at once."""
+    rows = attack(Greedy(torch.OutOfMemoryError("device")), searches.images_of(7), **ASK)
+    told = [json.loads(row.constants) for row in rows]
+    assert [one["batch"] for one in told] == [3, 3, 3, 3, 3, 3, 1]
+    assert {one["options"]["batch_size"] for one in told} == {8}
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("device"), MemoryError("Unable to allocate")])
 def test_one_image_that_does_not_fit_is_an_error(error: Exception) -> None:
     class Greedier(searches.TinyVAE):

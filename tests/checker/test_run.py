@@ -19,7 +19,7 @@ from vaerdict.checker import Report, check_run
 from vaerdict.cli import main
 from vaerdict.models import wrap
 from vaerdict.options import CertifyOptions
-from vaerdict.results import Row, load, write_part
+from vaerdict.results import DamagedParts, Row, load, write_part
 from vaerdict.vae import fingerprint
 
 
@@ -122,6 +122,14 @@ def test_an_edited_row_is_caught(run: Path, field: str) -> None:
 def test_rows_and_certificates_are_counted(run: Path) -> None:
     edit_json(run / "certificates" / "unit.json", lambda held: held["certificates"].pop())
     assert "8 exported certificates, 9 rows in the results" in failures(check_run(run))
+
+
+def test_a_damaged_part_is_a_failure(run: Path) -> None:
+    (run / "results" / "damaged.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.warns(DamagedParts, match=r"skipped 1 of \d+ files"):
+        report = check_run(run)
+    [failure] = report.failed
+    assert failure.about == "file damaged.parquet"
 
 
 def test_a_missing_export_is_a_failure(run: Path) -> None:

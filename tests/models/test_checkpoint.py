@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.models.small import FAMILIES, LIKELIHOODS, SHAPE, SPREADS, random_images, small_model
-from vaerdict import results
 from vaerdict.lipschitz import bound_lipschitz, remove_parametrizations
 from vaerdict.models import GaussianVAE, build_vae, load_vae, load_weights, save_vae, vae_from_factory
 from vaerdict.options import ModelOptions
@@ -124,7 +123,7 @@ def test_an_interrupted_write_leaves_the_old_files(folder: Path, monkeypatch: py
         if next(calls) == written:
             raise OSError("no space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space left"):
         save_vae(folder, native(), MODEL, {"data": {"name": "other"}})
     assert (folder / "config.json").read_bytes() == before

@@ -1,5 +1,6 @@
 """Units are named by what they depend on, done once, and go on where a run stopped."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from vaerdict.vae import fingerprint
 
 
 @pytest.fixture
-def subject(monkeypatch: pytest.MonkeyPatch) -> Subject:
-    monkeypatch.setattr(units, "CHUNK", 4)
+def subject() -> Subject:
     torch.manual_seed(0)
     vae = build_vae(ModelOptions(hidden=(16,), latent=3, a=2.0, b=1.0), name="toy", input_shape=(1, 8, 8)).eval()
     images = load_images("digits", limit=10)
-    return Subject(vae=vae, images=images, r=2.0, r_relative=None, p=0.5, seed=0, device="cpu")
+    return Subject(vae=vae, images=images, r=2.0, r_relative=None, p=0.5, seed=0, device="cpu", chunk=4)
 
 
 CLOSED = CertifyOptions(methods=("barrett", "isotropic"))
@@ -158,3 +158,73 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_undisturbed_one(subject: Subj
     one, other = (load(tmp_path / part / "results")[columns] for part in ("a", "b"))
     assert one.equals(other)
     assert sorted(one["sample_id"].unique()) == sorted(subject.images.sample_ids)
+
+
+def test_names_depend_on_the_chunk_and_not_on_the_batch(subject: Subject, tmp_path: Path) -> None:
+    """A part made with another batch is the same unit's; other chunks are other units."""
+    options = AttackOptions(radii=(0.5,))
+
+    def named(**change: object) -> set[str]:
+        return set(keys(attack_units(replace(subject, **change), options, tmp_path)))  # type: ignore[arg-type]
+
+    assert named(batch=1) == named()
+    assert not named(chunk=5) & named()
+    assert [unit.samples for unit in certificate_units(replace(subject, chunk=20), CLOSED)] == [10]
+
+
+def test_names_tell_devices_apart_by_kind_only(subject: Subject, tmp_path: Path) -> None:
+    def named(device: str) -> list[str]:
+        return keys(attack_units(replace(subject, device=device), AttackOptions(radii=(0.5,)), tmp_path))
+
+    assert named("cuda:0") == named("cuda:1") == named("cuda")
+    assert not set(named("cuda")) & set(named("cpu"))
+
+
+def test_the_folder_is_no_part_of_a_name(subject: Subject, tmp_path: Path) -> None:
+    options = AttackOptions()
+    assert keys(attack_units(subject, options, tmp_path)) == keys(attack_units(subject, options, Path()))
+
+
+def test_a_failure_is_a_row_for_each_sample(subject: Subject, tmp_path: Path) -> None:
+    subject = replace(subject, p=0.6, seed=3, r_relative=0.25)
+    attacks = attack_units(subject, AttackOptions(radii=(0.5,)), tmp_path)
+    [*_, last] = attacks[:3]
+    rows = last.blame("it broke")
+    assert [row.sample_id for row in rows] == list(subject.images.sample_ids[8:])
+    assert {(row.status, row.reason, row.kind, row.strength) for row in rows} == {
+        ("error", "it broke", "attack", "empirical")
+    }
+    assert {(row.r, row.r_relative, row.p, row.seed, row.margin) for row in rows} == {(2.0, 0.25, 0.6, 3, None)}
+    assert {row.method for row in attacks[3].blame("")} == {"attack radius 0.5"}
+    certified = certificate_units(subject, CLOSED)[0]
+    done, blamed = certified.work()[0], certified.blame("no")[0]
+    assert (blamed.kind, blamed.strength, blamed.method) == ("certificate", "numerical", "certify")
+    same = ("model", "model_sha256", "dataset", "sample_id", "sample_sha256", "r", "p", "device", "norm")
+    assert [getattr(blamed, name) for name in same] == [getattr(done, name) for name in same]
+
+
+def test_rows_agree_between_batches_and_tell_theirs(subject: Subject, tmp_path: Path) -> None:
+    asked = AttackOptions(margin=False, radii=(0.5,), gradients=4, samples=300)
+    chunk = replace(subject, images=load_images("digits", limit=3))
+
+    def rows(batch: int) -> list[Row]:
+        [unit] = attack_units(replace(chunk, batch=batch), asked, tmp_path)
+        return unit.work()
+
+    one, two, all_at_once = rows(1), rows(2), rows(256)
+    for other in (one, two):
+        assert [row.damage for row in other] == pytest.approx([row.damage for row in all_at_once], rel=1e-4)
+    told = [[json.loads(row.constants)["batch"] for row in some] for some in (one, two, all_at_once)]
+    assert told == [[1, 1, 1], [2, 2, 1], [3, 3, 3]]
+    assert {json.loads(row.constants)["options"]["batch_size"] for row in two} == {2}
+
+
+def test_suites_and_margins_get_the_batch_too(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(units, "attack", lambda *images, **ask: given.append(ask["suite"]) or [])
+    monkeypatch.setattr(units, "attack_margin", lambda *images, **ask: given.append(ask["options"]) or [])
+    for unit in attack_units(replace(subject, batch=3), AttackOptions(suite="standard", radii=(0.5,)), tmp_path):
+        unit.work()
+    assert [search.batch_size for search in given] == [3] * 6

@@ -127,8 +127,10 @@ class Task:
             "dtype": str(images.dtype).removeprefix("torch."),
         }
         who = subjects(self.vae.name, sha256, self.dataset, images.cpu().numpy(), ids)
+        # The search's own batch size may be larger: the last chunk is shorter, and memory may have run out.
+        shared = {"batch": len(images), "cost": cost}
         return [
-            self._row(subject, image, finding, {**self._constants(chunk.start + i), "cost": cost}, facts)
+            self._row(subject, image, finding, {**self._constants(chunk.start + i), **shared}, facts)
             for i, (subject, image, finding) in enumerate(zip(who, images, findings, strict=True))
         ]
 

@@ -13,7 +13,7 @@ from vaerdict.checker.model import Model, read_model
 from vaerdict.checker.notes import Notes, Verdict
 from vaerdict.checker.verify import verify
 from vaerdict.checker.witnesses import check_witness
-from vaerdict.results import load
+from vaerdict.results import SKIPPED, load
 
 _SHOWN = 20
 
@@ -63,7 +63,9 @@ class _Checker:
 
     def __init__(self, run: Path) -> None:
         self.run, self.home = run, run / "certificates"
-        self.rows: list[dict[str, Any]] = load(run / "results").to_dict("records")  # type: ignore[assignment]
+        table = load(run / "results")
+        self.rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+        self.skipped: dict[str, str] = table.attrs.get(SKIPPED, {})
         self.models: dict[str, Model | str] = {}
         self.known: dict[str, tuple[Notes, bool]] = {}
         self.seen: set[str] = set()
@@ -76,6 +78,8 @@ class _Checker:
             raise ValueError(f"expected certificates or witnesses in {self.run}, found none")
         if certificates and not self.home.is_dir():
             raise FileNotFoundError(f"expected exported certificates in {self.home}, found none")
+        for path, why in self.skipped.items():
+            yield Verdict(f"file {path}", "", Notes([why]))
         units: dict[str, list[dict[str, Any]]] = {}
         for row in certificates:
             units.setdefault(row["unit_key"], []).append(row)

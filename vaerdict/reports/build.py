@@ -58,7 +58,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: the run holds no results.
-        ValueError: a part or a witness is damaged (the message names it), or `out` is the run's own folder.
+        ValueError: no part can be read, a witness is damaged (the message names it), or `out` is the run's own folder.
         results.Contradiction: a certificate is larger than an attacked margin.
 
     >>> build_report(Path("no-such-run"))

@@ -1,4 +1,4 @@
-"""Where the numbers come from: machine, software, weights, parts read; and the checklist that venues ask for."""
+"""Where the numbers come from: code, machine, software, weights, parts; and the checklist that venues ask for."""
 
 import hashlib
 import json
@@ -8,29 +8,39 @@ from typing import Any
 import pandas as pd
 
 from vaerdict.reports.groups import labelled
-from vaerdict.results import environment
+from vaerdict.results import SKIPPED, environment
+
+_RESULTS = "results"
 
 
 def provenance(run: Path, table: pd.DataFrame) -> dict[str, Any]:
     """Give what a reader needs to trace the report: the environment and SHA-256 of weights and of each part read.
 
-    The environment is the one that the run recorded in `environment.json`, else this machine's, and says which.
+    The environment is the one that the run recorded in `environment.json`, else this machine's, and says which. `code`
+    counts the rows of each version of the code; `skipped` holds why `results.load` left out a file.
+
+    Args:
+        run: folder of the run.
+        table: its rows, as `results.load` gave them.
 
     Raises:
         ValueError: `environment.json` cannot be read.
 
     >>> from vaerdict import results
     >>> sorted(provenance(Path("."), results.frame([])))[:4]
-    ['confidence', 'datasets', 'devices', 'dtypes']
+    ['code', 'confidence', 'datasets', 'devices']
     """
     recorded = run / "environment.json"
+    skipped = {f"{_RESULTS}/{name}": why for name, why in table.attrs.get(SKIPPED, {}).items()}
     named = labelled(table).drop_duplicates("label").sort_values("label")
     return {
         "environment": _recorded(recorded) if recorded.exists() else environment(),
         "environment_of": "the run" if recorded.exists() else "the machine that built the report",
         "models": dict(zip(named["label"], named["model_sha256"], strict=True)),
         "weights_per_model": {name: int(n) for name, n in table.groupby("model")["model_sha256"].nunique().items()},
-        "parts": {path.relative_to(run).as_posix(): _sha256(path) for path in _parts(run)},
+        "code": {version: int(rows) for version, rows in _versions(table).items()},
+        "parts": {name: _sha256(run / name) for name in _parts(run) if name not in skipped},
+        "skipped": skipped,
         "rows": len(table),
         "samples": int(table["sample_sha256"].nunique()),
         "datasets": _values(table["dataset"]),
@@ -63,6 +73,8 @@ def checklist(facts: dict[str, Any]) -> str:
         f"- **Confidence of statistical certificates** (for each sample on its own): {_list(facts['confidence'])}.",
         f"- **Seeds**: {_list(facts['seeds'])}.",
         f"- **Data**: {_list(facts['datasets'])}; {facts['samples']} distinct samples, {facts['rows']} rows.",
+        f"- **Files**: {len(facts['parts'])} parts read, {_skipped(len(facts['skipped']))}.",
+        f"- **Code**: {_code(facts['code'])}.",
         f"- **Hardware** ({facts['environment_of']}): {machine.get('processor', 'processor not recorded')}, "
         f"{machine.get('cores', 'unknown number of')} cores, {machine.get('platform', 'platform not recorded')}; "
         f"devices of the rows: {_list(facts['devices'])}; number types: {_list(facts['dtypes'])}.",
@@ -78,6 +90,21 @@ def _list(values: list[Any]) -> str:
     return ", ".join(str(value) for value in values) or "none"
 
 
+def _versions(table: pd.DataFrame) -> pd.Series:
+    return table["code"].fillna("").replace("", "not recorded").value_counts().sort_index()
+
+
+def _code(rows: dict[str, int]) -> str:
+    if len(rows) < 2:
+        return _list(list(rows))
+    counted = ", ".join(f"{version} ({count} rows)" for version, count in rows.items())
+    return f"several versions, rows were made by different code: {counted}"
+
+
+def _skipped(count: int) -> str:
+    return f"{count} files skipped that are no parts (`provenance.json` says why)" if count else "none skipped"
+
+
 def _packages(machine: dict[str, Any]) -> str:
     packages = {"python": machine.get("python", "not recorded"), **machine.get("packages", {})}
     return ", ".join(f"{name} {version}" for name, version in packages.items())
@@ -90,8 +117,9 @@ def _recorded(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path}: {error}") from None
 
 
-def _parts(run: Path) -> list[Path]:
-    return sorted(path for path in (run / "results").rglob("*.parquet") if not path.name.startswith("."))
+def _parts(run: Path) -> list[str]:
+    found = (path for path in (run / _RESULTS).rglob("*.parquet") if not path.name.startswith("."))
+    return sorted(path.relative_to(run).as_posix() for path in found if not path.is_dir())
 
 
 def _sha256(path: Path) -> str:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from vaerdict.attacks import (
@@ -17,17 +18,20 @@ from vaerdict.attacks import (
     TargetedLatent,
     attack,
     attack_margin,
+    standard,
 )
 from vaerdict.certify import ModelBounds, certify
 from vaerdict.certify.export import export_certificates, export_model
 from vaerdict.data import Images
 from vaerdict.models import GaussianVAE
 from vaerdict.options import AttackOptions, CertifyOptions, require
-from vaerdict.results import Row, array_sha256, unit_key
+from vaerdict.results import Row, array_sha256, subjects, unit_key
 from vaerdict.vae import fingerprint
 
 CHUNK = 100
-"""Samples per unit."""
+"""Samples per unit, unless a grid says otherwise."""
+BATCH = 256
+"""Images attacked at once, where they fit."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +41,29 @@ class Unit:
     Attributes:
         key: its name, by content.
         samples: how many it is about.
+        what: the method, in words.
         work: makes its rows.
+        blame: makes the rows of a failure, one per sample, from its reason.
         export: writes what else the rows are to be checked by into the run's folder, before the rows are.
     """
 
     key: str
     samples: int
+    what: str
     work: Callable[[], list[Row]]
+    blame: Callable[[str], list[Row]]
     export: Callable[[Path, list[Row]], object] = lambda folder, rows: None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a set of units is about: a model, images, and the question with `r` resolved."""
+    """What a set of units is about: a model, images, and the question with `r` resolved.
+
+    Attributes:
+        chunk: samples per unit; part of what a unit is.
+        batch: images attacked at once; no part of it.
+        model_sha256: of the model, where it is known; large ones take a while.
+    """
 
     vae: GaussianVAE
     images: Images
@@ -58,35 +72,77 @@ class Subject:
     p: float
     seed: int
     device: str
+    chunk: int = CHUNK
+    batch: int = BATCH
+    model_sha256: str | None = None
 
     def chunks(self) -> list[slice]:
-        """Give the parts of the images, which depend on nothing but their number."""
-        return [slice(start, start + CHUNK) for start in range(0, len(self.images.pixels), CHUNK)]
+        """Give the parts of the images, which depend on nothing but their number and the size of a chunk."""
+        return _chunks(len(self.images.pixels), self.chunk)
 
-    def unit(self, part: slice, what: dict[str, Any], work: Callable[..., list[Row]], **options: Any) -> Unit:
-        """Name and pack one piece of work; its images reach the device only when it is done."""
-        images = self.images.pixels[part]
-        ask: dict[str, Any] = {
-            "r": self.r,
-            "p": self.p,
-            "r_relative": self.r_relative,
-            "seed": self.seed,
-            "sample_ids": list(self.images.sample_ids[part]),
-            "dataset": self.images.name,
-        }
-        facts = {**ask, **what, "pixels": array_sha256(images.numpy()), "model": fingerprint(self.vae)}
-        return Unit(
-            key=unit_key(**facts, device=self.device),
-            samples=len(images),
-            work=lambda: work(self.vae, images.to(self.device), **ask, **options),
-        )
+    def units(
+        self, kind: Literal["certificate", "attack"], what: str, facts: dict[str, Any], work: Callable[..., list[Row]]
+    ) -> list[Unit]:
+        """Name and pack the work on each chunk; `work` gets its place among the images, too.
+
+        Args:
+            kind: of the rows.
+            what: the method, in words.
+            facts: all that the results depend on besides the subject; a list holds one value per chunk.
+            work: makes a chunk's rows from the model, its images on the device, its place and the question.
+        """
+        model = self.model_sha256 or fingerprint(self.vae)
+        shared = {"r": self.r, "p": self.p, "r_relative": self.r_relative, "seed": self.seed}
+        found = []
+        for number, (part, pixels) in enumerate(zip(self.chunks(), _hashes(self.images, self.chunk), strict=True)):
+            ask = {**shared, "sample_ids": list(self.images.sample_ids[part]), "dataset": self.images.name}
+            own = {name: value[number] if isinstance(value, list) else value for name, value in facts.items()}
+            key = unit_key(**ask, **own, pixels=pixels, model=model, device=torch.device(self.device).type)
+            found.append(
+                Unit(
+                    key=key,
+                    samples=part.stop - part.start,
+                    what=what,
+                    work=partial(self._work, work, part, ask),
+                    blame=partial(self._blame, kind, what, part, model),
+                )
+            )
+        return found
+
+    def _work(self, work: Callable[..., list[Row]], part: slice, ask: dict[str, Any]) -> list[Row]:
+        return work(self.vae, self.images.pixels[part].to(self.device), part, ask)
+
+    def _blame(
+        self, kind: Literal["certificate", "attack"], what: str, part: slice, model: str, reason: str
+    ) -> list[Row]:
+        pixels, ids = self.images.pixels[part].numpy(), self.images.sample_ids[part]
+        who = subjects(self.vae.name, model, self.images.name, pixels, ids)
+        strength: Literal["numerical", "empirical"] = "numerical" if kind == "certificate" else "empirical"
+        return [
+            Row(**one, kind=kind, strength=strength, method=what, r=self.r, r_relative=self.r_relative, p=self.p,
+                seed=self.seed, status="error", reason=reason, device=self.device)
+            for one in who
+        ]  # fmt: skip
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@lru_cache(maxsize=2)
+def _hashes(images: Images, size: int) -> tuple[str, ...]:
+    """Give the SHA-256 of each chunk's pixels; many units are about the same ones."""
+    return tuple(array_sha256(images.pixels[part].numpy()) for part in _chunks(len(images.pixels), size))
 
 
 def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
     """Plan the certificates of all images."""
-    what = {"certify": asdict(options)}
     known = ModelBounds(subject.vae, subject.images.pixels[:1].to(subject.device), options)
-    units = [subject.unit(part, what, certify, options=options, known=known) for part in subject.chunks()]
+
+    def work(vae: GaussianVAE, images: Tensor, part: slice, ask: dict[str, Any]) -> list[Row]:
+        return certify(vae, images, options=options, known=known, **ask)
+
+    units = subject.units("certificate", "certify", {"certify": asdict(options)}, work)
     return [replace(unit, export=partial(_export, subject.vae, unit.key)) for unit in units]
 
 
@@ -103,33 +159,49 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
         ValueError: targets are asked for, but an image has no other one to be its target.
     """
     # Which units there are is no part of what one of them does: a radius more leaves the others' names alone.
-    facts = {name: value for name, value in asdict(options).items() if name not in ("radii", "margin", "gradients")}
-    what: dict[str, Any] = {"attack": facts}
+    asked = {name: value for name, value in asdict(options).items() if name not in ("radii", "margin", "gradients")}
+    facts: dict[str, Any] = {"attack": asked}
     targets = _targets(subject.images) if options.objective == "latent" else None
-    evaluation = Evaluation(samples=options.samples, confidence=options.confidence, indicators=options.indicators)
-    suite = None if options.suite == "none" else options.suite
-    found = PGD.within(options.gradients, compiled=options.compiled)
-    one: dict[str, Any] = {"options": found} if suite is None else {"suite": suite}
-    least = MarginSearch(start=PGD(compiled=options.compiled))
-    budget = {"gradients": options.gradients} if suite is None else {}
-    units = []
-    for part in subject.chunks():
-        if targets is not None:
-            what["targets"] = array_sha256(targets[part].numpy())
-        shared = {
-            "norm": options.norm,
-            "reconstruction": options.reconstruction,
-            "objective": _objective(targets, part),
-            "evaluation": evaluation,
-            "witness_folder": folder / "witnesses",
-        }
-        if options.margin:
-            ask = {**what, "radius": None}
-            units.append(subject.unit(part, ask, attack_margin, options=least, suite=suite, **shared))
-        for radius in options.radii:
-            fixed = {**what, **budget, "radius": radius}
-            units.append(subject.unit(part, fixed, attack, radius=radius, **one, **shared))
+    if targets is not None:
+        facts["targets"] = [array_sha256(targets[part].numpy()) for part in subject.chunks()]
+    budget = {"gradients": options.gradients} if options.suite == "none" else {}
+    shared = _shared(options, folder)
+
+    def margin(vae: GaussianVAE, images: Tensor, part: slice, ask: dict[str, Any]) -> list[Row]:
+        least = MarginSearch(start=PGD(compiled=options.compiled), batch_size=subject.batch)
+        suite = None if options.suite == "none" else options.suite
+        return attack_margin(
+            vae, images, options=least, suite=suite, objective=_objective(targets, part), **shared, **ask
+        )
+
+    def fixed(radius: float, vae: GaussianVAE, images: Tensor, part: slice, ask: dict[str, Any]) -> list[Row]:
+        aim = _objective(targets, part)
+        return attack(vae, images, radius=radius, objective=aim, **_search(subject, options, aim), **shared, **ask)
+
+    units = subject.units("attack", "attack margin", {**facts, "radius": None}, margin) if options.margin else []
+    for radius in options.radii:
+        here = {**facts, **budget, "radius": radius}
+        units += subject.units("attack", f"attack radius {radius:g}", here, partial(fixed, radius))
     return units
+
+
+def _shared(options: AttackOptions, folder: Path) -> dict[str, Any]:
+    """Give the arguments of both verbs."""
+    judge = Evaluation(samples=options.samples, confidence=options.confidence, indicators=options.indicators)
+    return {
+        "norm": options.norm,
+        "reconstruction": options.reconstruction,
+        "evaluation": judge,
+        "witness_folder": folder / "witnesses",
+    }
+
+
+def _search(subject: Subject, options: AttackOptions, aim: Objective) -> dict[str, Any]:
+    """Give the search at a radius."""
+    if options.suite == "none":
+        found = PGD.within(options.gradients, compiled=options.compiled)
+        return {"options": replace(found, batch_size=subject.batch)}
+    return {"suite": replace(standard(aim), batch_size=subject.batch)}
 
 
 def _objective(targets: Tensor | None, part: slice) -> Objective:

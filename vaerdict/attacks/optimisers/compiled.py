@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo import config
-from torch._dynamo.exc import TorchDynamoException
 
 MOST_VARIANTS = 128
 """Compiled steps that are kept: one per architecture, objective, norm and shape of a batch."""
@@ -46,13 +44,15 @@ class Compiled:
         return self._compiled(*inputs)
 
     def _compiled(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        from torch._dynamo import config, exc  # takes two seconds, which most searches can do without
+
         on_gpu = inputs[0].is_cuda
         if on_gpu:
             torch.compiler.cudagraph_mark_step_begin()
         try:
             with config.patch(recompile_limit=MOST_VARIANTS):
                 result = self._fast[on_gpu](*inputs)
-        except TorchDynamoException as error:
+        except exc.TorchDynamoException as error:
             why = " ".join(str(error).split("\n\n")[0].split())
             raise ValueError(f"expected what torch.compile can compile, or `compiled=False`, got: {why}") from error
         # The next replay writes to the same memory.
