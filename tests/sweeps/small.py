@@ -273,6 +273,7 @@ TROUBLED = '''
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -305,6 +306,8 @@ def meet(number):
     kind = trouble.read_text() if trouble.exists() else ""
     if kind == "fail":
         raise RuntimeError(f"no image {number}, please")
+    if kind == "sleep":
+        time.sleep(60)
     if kind == "die once":
         trouble.unlink()
     if kind.startswith("die"):
@@ -348,7 +351,7 @@ class Troubled:
         )
 
     def trouble(self, kind: str, *numbers: int) -> None:
-        """From now on: `die`, `die once` or `fail` at some images."""
+        """From now on: `die`, `die once`, `fail` or `sleep` (for a minute) at some images."""
         for number in numbers:
             (self.folder / f"at {number}").write_text(kind)
 

@@ -302,7 +302,7 @@ def test_other_commands_flags_are_as_before(capsys: Said) -> None:
             "expected `--out` as a folder that can be written, got GRID/deep: Not a",
         ),
         (["status"], "expected `run`"),
-        (["status", "nowhere"], "expected the folder of a sweep, with plan.parquet, got nowhere"),
+        (["status", "nowhere"], "expected the folder of a sweep, with plan.arrow, got nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

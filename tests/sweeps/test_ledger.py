@@ -10,14 +10,14 @@ import pytest
 from vaerdict.results import write_part
 from vaerdict.sweeps import Grid
 from vaerdict.sweeps.ledger import Ledger, table_status
-from vaerdict.sweeps.plan import Plan, make_plan
+from vaerdict.sweeps.plan import Measured, Plan, make_plan
 from vaerdict.sweeps.subjects import Shelf
 from vaerdict.sweeps.worker import FAILED, RESULTS
 
 
 @pytest.fixture
 def plan(attacks: Grid) -> Plan:
-    return make_plan(attacks, Shelf("cpu"), {"other": 4})
+    return make_plan(attacks, Shelf("cpu"), Measured({"other": 4}))
 
 
 @pytest.fixture
@@ -29,18 +29,25 @@ def ledger(attacks: Grid, plan: Plan, tmp_path: Path) -> Ledger:
 
 def test_what_is_written_is_read(ledger: Ledger, plan: Plan) -> None:
     assert {path.name for path in ledger.folder.iterdir()} == {
-        "grid.json", "plan.parquet", "batches.json", "environment.json"
+        "grid.json", "plan.arrow", "environment.json"
     }  # fmt: skip
     planned = ledger.planned()
     assert list(planned.columns) == ["key", "samples", "group"]
     assert list(planned["key"]) == [job.key for job in plan.jobs]
-    assert ledger.batches() == plan.batches == {"other": 4}
     assert "packages" in json.loads((ledger.folder / "environment.json").read_text())
+
+
+def test_of_what_is_measured_at_once_the_first_counts(tmp_path: Path) -> None:
+    ledger, first, second = Ledger(tmp_path), Measured({"m": 8}, {"d": 1.5}), Measured({"m": 4, "n": 2}, {"d": 1.6})
+    assert ledger.keep(first) == first
+    assert ledger.keep(second) == Measured({"m": 8, "n": 2}, {"d": 1.5})
+    assert ledger.measured() == Measured({"m": 8, "n": 2}, {"d": 1.5})
+    assert [path.name for path in tmp_path.iterdir()] == ["measured.json"]
 
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     nothing = Ledger(tmp_path / "none")
-    assert (nothing.done(), nothing.failed(), nothing.batches()) == (set(), set(), {})
+    assert (nothing.done(), nothing.failed(), nothing.measured()) == (set(), set(), Measured())
     nothing.settle()
     assert not (tmp_path / "none").exists()
 
@@ -83,7 +90,7 @@ def test_what_is_done_has_not_failed(ledger: Ledger) -> None:
 
 
 def test_the_folder_of_no_sweep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected the folder of a sweep, with plan.parquet, got "):
+    with pytest.raises(ValueError, match=r"expected the folder of a sweep, with plan.arrow, got "):
         Ledger(tmp_path).planned()
 
 

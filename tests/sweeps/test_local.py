@@ -123,3 +123,15 @@ def test_after_ctrl_c_a_sweep_goes_on(
     assert len(small.parts(out)) >= units
     if units:
         assert load(out / "results")["status"].eq("ok").all()  # a truncated part would be a warning
+
+
+def test_processes_end_at_once_with_the_command(troubled: small.Troubled, tmp_path: Path) -> None:
+    """Another sweep may do their units by the time they would be done with them."""
+    troubled.trouble("sleep", 1)
+    (tmp_path / "s").mkdir()
+    with small.server(tmp_path / "s") as server:
+        run = server.start("sweep", "grid.yaml", "--out", "out", *ENGINES["local"], cwd=tmp_path)
+        small.until(lambda: troubled.seen()[1] > 0, 60, run)
+        run.kill(whole_group=False)
+        run.wait(10)
+        small.until(lambda: not run.members(), 10, "an end of all processes")

@@ -11,12 +11,13 @@ import torch
 
 from vaerdict.options import ModelSource, Question
 from vaerdict.sweeps import Grid, attack_units, certificate_units, images_for, load_model, make_grid, make_subject, plan
-from vaerdict.sweeps.plan import Plan, label, make_plan, threads, units_of
-from vaerdict.sweeps.subjects import Shelf
+from vaerdict.sweeps.plan import Measured, Plan, make_plan, units_of
+from vaerdict.sweeps.subjects import Shelf, threads
+from vaerdict.sweeps.units import BATCH
 
 
 def planned(grid: Grid, **remembered: int) -> Plan:
-    return make_plan(grid, Shelf("cpu"), remembered or None)
+    return make_plan(grid, Shelf("cpu"), Measured(remembered))
 
 
 def names(grid: Grid) -> list[str]:
@@ -90,15 +91,27 @@ def test_units_are_those_of_single_commands(asked: dict[str, Any], question: dic
 def test_the_batch_is_as_asked_as_remembered_or_as_fits(attacks: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     monkeypatch.setattr(plan, "fitting_batch", lambda vae, image, most: calls.append(most) or 1)
-    free, name = replace(attacks, batch=None), label(attacks.models[0])
+    free, name = replace(attacks, batch=None), f"{Shelf('cpu').sha256(attacks.models[0])} cpu"
     assert {line.batch for line in planned(attacks).lines} == {2}
     assert not calls
-    assert planned(free).batches == {name: 1}
-    assert calls == [2]
-    assert {line.batch for line in planned(free, **{name: 8}).lines} == {8}
+    assert planned(free).measured.batches == {name: 1}
+    assert calls == [BATCH]
+    assert {line.batch for line in planned(free, **{name: 8}).lines} == {min(8, free.chunk)}
     assert {line.batch for line in planned(attacks, **{name: 8}).lines} == {2}
-    assert calls == [2]
-    assert planned(free, other=8).batches == {"other": 8, name: 1}
+    assert calls == [BATCH]
+    assert planned(free, other=8).measured.batches == {"other": 8, name: 1}
+
+
+def test_a_distance_that_was_measured_is_kept(attacks: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine its last digits may be others, and all units would have other names."""
+    relative = replace(attacks, questions=(Question(r_relative=0.5),))
+    first = make_plan(relative, Shelf("cpu"))
+    [distance] = first.measured.distances.values()
+    monkeypatch.setattr(Shelf, "typical", lambda self, source, spec: distance * (1 + 1e-7))
+    again = make_plan(relative, Shelf("cpu"), first.measured)
+    elsewhere = make_plan(relative, Shelf("cpu"))
+    assert [job.key for job in again.jobs] == [job.key for job in first.jobs]
+    assert not {job.key for job in elsewhere.jobs} & {job.key for job in first.jobs}
 
 
 def test_threads_are_put_back() -> None:

@@ -171,6 +171,28 @@ def test_a_contradiction_is_told_at_the_end(grid: Grid, tmp_path: Path) -> None:
         assert len(Ledger(tmp_path).done()) == 3
 
 
+def test_a_unit_that_is_forced_and_fails_keeps_its_part(
+    attacks: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done stays done: its name is its content."""
+    sweep(attacks, options(tmp_path))
+    before = load(tmp_path / RESULTS)
+
+    def fail(*facts: object, **more: object) -> None:
+        raise RuntimeError("out of order")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(units, "attack", fail)
+        assert counts(sweep(attacks, options(tmp_path, force=True))) == (3, 0, 3, 0, 0)
+    assert load(tmp_path / RESULTS).equals(before)
+    assert counts(sweep(attacks, options(tmp_path))) == (3, 3, 0, 0, 0)
+
+
+def test_all_results_of_a_folder_are_read_without_a_warning(attacks: Grid, tmp_path: Path) -> None:
+    sweep(attacks, options(tmp_path))
+    assert load(tmp_path).equals(load(tmp_path / RESULTS))  # warnings are errors here
+
+
 def test_parts_are_compared_once_and_again_when_they_change(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

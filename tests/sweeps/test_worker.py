@@ -13,6 +13,7 @@ from tests.sweeps.conftest import SAMPLES
 from vaerdict.results import SCHEMA, Row, files, load
 from vaerdict.sweeps import Grid
 from vaerdict.sweeps import worker as workers
+from vaerdict.sweeps.ledger import Ledger
 from vaerdict.sweeps.plan import make_plan
 from vaerdict.sweeps.subjects import Shelf
 from vaerdict.sweeps.worker import FAILED, RESULTS, CannotGoOn, CannotLoad, Worker
@@ -70,13 +71,28 @@ def test_a_failure_is_rows_with_reason_and_traceback(plan: Any, tmp_path: Path) 
     assert sorted(load(tmp_path / RESULTS)["sample_id"]) == sorted(SAMPLES)  # what failed is among the results
 
 
-def test_a_later_success_takes_the_failure_away(plan: Any, tmp_path: Path, broken: pytest.MonkeyPatch) -> None:
+def test_a_later_success_counts_and_the_failure_is_forgotten(
+    plan: Any, tmp_path: Path, broken: pytest.MonkeyPatch
+) -> None:
     worker, job = of(plan, tmp_path), plan.jobs[1]
     worker.run(job)
+    assert Ledger(tmp_path).failed() == {job.key}
     broken.undo()
     assert worker.run(job).status == "done"
+    assert Ledger(tmp_path).failed() == set()
+    Ledger(tmp_path).settle()
     assert list((tmp_path / FAILED).iterdir()) == []
     assert set(load(tmp_path / RESULTS)["status"]) == {"ok"}
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_failure_says_what_was_asked(attacks: Grid, tmp_path: Path) -> None:
+    asked = replace(attacks.attack[0], norm="inf")
+    plan = make_plan(replace(attacks, attack=(asked,)), Shelf("cpu"))
+    of(plan, tmp_path).run(plan.jobs[1])
+    table = load(tmp_path / FAILED)
+    for name, value in {"norm": "inf", "reconstruction": "mean", "rho": 0.5, "fixed_radius": True, "p": 0.5}.items():
+        assert set(table[name]) == {value}, name
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -174,6 +190,6 @@ def test_a_model_that_does_not_load_leaves_the_one_before_usable(
 
     with monkeypatch.context() as patch:
         patch.setattr("vaerdict.sweeps.subjects.load_model", missing)
-        with pytest.raises(CannotLoad, match="expected the model and images of .*, got FileNotFoundError: it is gone"):
+        with pytest.raises(CannotLoad, match=r"expected the model and images of .*, got FileNotFoundError: it is gone"):
             worker.run(both.jobs[-1])
     assert worker.run(both.jobs[1]).status == "done"

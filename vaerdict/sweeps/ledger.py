@@ -2,22 +2,23 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import feather
 
 from vaerdict.options import require
 from vaerdict.results import environment, write_atomic
 from vaerdict.sweeps.grid import Grid, as_json, differences
-from vaerdict.sweeps.plan import Plan
+from vaerdict.sweeps.plan import Measured, Plan
 from vaerdict.sweeps.worker import FAILED, RESULTS
 
-_GRID, _PLAN, _BATCHES, _COMPARED = "grid.json", "plan.parquet", "batches.json", "compared.sha256"
+_GRID, _PLAN, _MEASURED, _COMPARED = "grid.json", "plan.arrow", "measured.json", "compared.sha256"
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,31 @@ class Ledger:
             what = f"the grid of {self.folder}, or `--new` to take another"
             require(not found, what, f"differences in {'; '.join(found)}")
 
-    def batches(self) -> dict[str, int]:
-        """Give how many images are attacked at once, by model, as the folder's first plan has it."""
-        path = self.folder / _BATCHES
-        return _read_json(path) if path.is_file() else {}
+    def measured(self) -> Measured:
+        """Give what the folder's plans measured."""
+        path = self.folder / _MEASURED
+        return Measured(**_read_json(path)) if path.is_file() else Measured()
+
+    def keep(self, measured: Measured) -> Measured:
+        """Keep what a plan measured, and give what the folder holds then: of several shards at once, the first's."""
+        path, draft = self.folder / _MEASURED, self.folder / f".{_MEASURED}.{uuid4().hex}"
+        write_atomic(draft, json.dumps(asdict(measured), indent=2).encode())
+        try:
+            path.hardlink_to(draft)
+        except OSError:  # it is there, or the file system has no links
+            held = measured | self.measured()
+            if held != self.measured():
+                write_atomic(path, json.dumps(asdict(held), indent=2).encode())
+        finally:
+            draft.unlink()
+        return self.measured()
 
     def write(self, grid: Grid, plan: Plan) -> None:
         """Keep what is asked, the units, and this machine's facts."""
         columns = {name: [getattr(job, name) for job in plan.jobs] for name in ("key", "samples", "group")}
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), sink)
+        feather.write_feather(pa.table(columns), sink)
         write_atomic(self.folder / _PLAN, sink.getvalue().to_pybytes())
-        write_atomic(self.folder / _BATCHES, json.dumps(plan.batches, indent=2).encode())
         write_atomic(self.folder / "environment.json", json.dumps(environment(), indent=2).encode())
         write_atomic(self.folder / _GRID, json.dumps(as_json(grid), indent=2).encode())
 
@@ -65,7 +79,7 @@ class Ledger:
         """
         path = self.folder / _PLAN
         require(path.is_file(), f"the folder of a sweep, with {_PLAN}", self.folder)
-        return pq.read_table(path).to_pandas()
+        return feather.read_feather(path)
 
     def done(self) -> set[str]:
         """Give the keys of finished units."""
@@ -79,21 +93,22 @@ class Ledger:
         """Give the keys of planned units that are neither done nor failed."""
         return set(self.planned()["key"]) - self.done() - self.failed()
 
-    def is_compared(self) -> bool:
-        """Whether the parts that are there were held against each other already."""
-        path = self.folder / _COMPARED
-        return path.is_file() and path.read_text() == self._digest()
+    def digest(self) -> str:
+        """Give a name for the parts that are there."""
+        return sha256(" ".join(sorted(self.done())).encode()).hexdigest()
 
-    def mark_compared(self) -> None:
-        """Keep that no certificate among the parts that are there is larger than an attacked margin."""
-        write_atomic(self.folder / _COMPARED, self._digest().encode())
+    def is_compared(self, digest: str) -> bool:
+        """Whether these parts were held against each other already."""
+        path = self.folder / _COMPARED
+        return path.is_file() and path.read_text() == digest
+
+    def mark_compared(self, digest: str) -> None:
+        """Keep that no certificate among these parts is larger than an attacked margin."""
+        write_atomic(self.folder / _COMPARED, digest.encode())
 
     def forget_compared(self) -> None:
         """Ask for a new comparison: parts may be made again under their old names."""
         (self.folder / _COMPARED).unlink(missing_ok=True)
-
-    def _digest(self) -> str:
-        return sha256(" ".join(sorted(self.done())).encode()).hexdigest()
 
     def settle(self) -> None:
         """Forget failures of units that are done by now: a sweep was stopped between the two."""

@@ -1,8 +1,8 @@
 """From a grid to its units of work: static, named by content, the same whoever does them."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vaerdict.options import AttackOptions, CertifyOptions, DataOptions, ModelSource, Question
@@ -49,72 +49,91 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What planning measures, by model and more; a sweep keeps it, so that it is the same when it goes on elsewhere.
+
+    Attributes:
+        batches: images attacked at once.
+        distances: typical ones between reconstructions, in pixel units.
+    """
+
+    batches: dict[str, int] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
+
+    def __or__(self, other: "Measured") -> "Measured":
+        """Give what is in either; where both know, the other's."""
+        return Measured(self.batches | other.batches, self.distances | other.distances)
+
+
+@dataclass(frozen=True)
 class Plan:
     """All lines of a grid and all their units, each once.
 
     Attributes:
         lines: what is asked.
         jobs: the units, in the order of the lines.
-        batches: images attacked at once, by model, where the grid leaves it open.
+        measured: what was measured for it, and what was known before.
     """
 
     lines: tuple[Line, ...]
     jobs: tuple[Job, ...]
-    batches: dict[str, int]
+    measured: Measured
 
 
-def make_plan(grid: Grid, shelf: Shelf, batches: Mapping[str, int] | None = None) -> Plan:
+def make_plan(grid: Grid, shelf: Shelf, known: Measured | None = None) -> Plan:
     """List the units of a grid.
 
     Args:
         grid: what is asked.
         shelf: loads models and images.
-        batches: images attacked at once, by model, as an earlier plan of the same sweep has them.
+        known: what an earlier plan of the same sweep measured.
 
     Raises:
         ValueError: a model, its images or an option cannot be used; nothing has been done then.
     """
     lines: list[Line] = []
     jobs: dict[str, Job] = {}
-    sizes = dict(batches or {})
+    measured = Measured() | (known or Measured())
     with threads(grid.threads):
-        for line in _lines(grid, shelf, sizes):
+        for line in _lines(grid, shelf, measured):
             about = f"{shelf.model(line.source).name}, {shelf.images(line.source, line.data).name}, {_asked(line)}"
             for unit in units_of(line, shelf, Path()):
                 jobs.setdefault(unit.key, Job(unit.key, len(lines), unit.samples, f"{unit.what}: {about}"))
             lines.append(line)
-    return Plan(tuple(lines), tuple(jobs.values()), sizes)
+    return Plan(tuple(lines), tuple(jobs.values()), measured)
 
 
-def _lines(grid: Grid, shelf: Shelf, batches: dict[str, int]) -> Iterator[Line]:
+def _lines(grid: Grid, shelf: Shelf, measured: Measured) -> Iterator[Line]:
     methods: tuple[CertifyOptions | AttackOptions, ...] = (*grid.certify, *grid.attack)
     for source, data, question, seed in itertools.product(grid.models, grid.data, grid.questions, grid.seeds):
-        name = label(source)
-        if grid.batch is None and name not in batches:
-            batches[name] = _batch(grid, shelf, source, data)
-        r = question.r
-        if r is None:
-            assert question.r_relative is not None
-            r = question.r_relative * shelf.typical(source, data.data)
+        r, batch = _distance(question, source, data, shelf, measured), _batch(grid, source, data, shelf, measured)
         for options in methods:
             yield Line(
                 source=source, data=data, question=question, seed=seed, options=options, chunk=grid.chunk, r=r,
-                batch=grid.batch or batches[name],
+                batch=batch,
             )  # fmt: skip
 
 
-def _batch(grid: Grid, shelf: Shelf, source: ModelSource, data: DataOptions) -> int:
-    image = shelf.images(source, data).pixels[:1].to(shelf.device)
-    return fitting_batch(shelf.model(source), image, min(grid.chunk, BATCH))
+def _distance(question: Question, source: ModelSource, data: DataOptions, shelf: Shelf, measured: Measured) -> float:
+    """Give the question's `r`, in pixel units."""
+    if question.r is not None:
+        return question.r
+    assert question.r_relative is not None
+    name = f"{shelf.sha256(source)} {data.data}"
+    if name not in measured.distances:
+        measured.distances[name] = shelf.typical(source, data.data)
+    return question.r_relative * measured.distances[name]
 
 
-def label(source: ModelSource) -> str:
-    """Give the name by which files tell a model.
-
-    >>> label(ModelSource(factory="a:b", weights="w.safetensors"))
-    'a:b w.safetensors'
-    """
-    return " ".join(part for part in (source.model, source.factory, source.weights) if part is not None)
+def _batch(grid: Grid, source: ModelSource, data: DataOptions, shelf: Shelf, measured: Measured) -> int:
+    """Give how many images are attacked at once."""
+    if grid.batch is not None or not grid.attack:
+        return grid.batch or BATCH
+    name = f"{shelf.sha256(source)} {grid.device}"
+    if name not in measured.batches:
+        image = shelf.images(source, data).pixels[:1].to(shelf.device)
+        measured.batches[name] = fitting_batch(shelf.model(source), image, BATCH)
+    return min(grid.chunk, measured.batches[name])
 
 
 def _asked(line: Line) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from vaerdict.options import SweepOptions
-from vaerdict.results import COMPARED, check_contradictions, load, remove_drafts
+from vaerdict.results import COMPARED, SKIPPED, check_contradictions, load, remove_drafts
 from vaerdict.sweeps.engines.local import run_local, start_server
 from vaerdict.sweeps.engines.serial import run_serial
 from vaerdict.sweeps.grid import Grid
@@ -66,7 +66,7 @@ def look(grid: Grid, options: SweepOptions) -> Work:
     ledger = Ledger(Path(options.out))
     ledger.check_grid(grid, options.new)
     shelf = Shelf(check_device(grid.device))
-    plan = make_plan(grid, shelf, ledger.batches())
+    plan = make_plan(grid, shelf, ledger.measured())
     done, failed = ledger.done(), ledger.failed()
     skipped = set() if options.force else done if options.retry_failed else done | failed
     jobs = plan.jobs[options.part]
@@ -86,13 +86,15 @@ def sweep(grid: Grid, options: SweepOptions) -> Summary:
     """
     if options.engine == "local":
         start_server()
-    folder, work = Path(options.out), look(grid, options)
+    work = look(grid, options)
     try:
+        if work.ledger.keep(work.plan.measured) != work.plan.measured:
+            work = look(grid, options)  # another shard began at the same time, and was first
         work.ledger.write(grid, work.plan)
         work.ledger.settle()
-        remove_drafts(folder)
+        remove_drafts(work.ledger.folder)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(work.ledger.folder, error) from error
     if work.waiting:
         work.ledger.forget_compared()
     todo = {job.key for job in work.waiting}
@@ -104,6 +106,7 @@ def sweep(grid: Grid, options: SweepOptions) -> Summary:
             progress.tell(outcome)
             if options.max_failures is not None and progress.failed - failed >= options.max_failures:
                 break
+    work.ledger.settle()
     _compare(work.ledger, whole=options.shard == "1/1" or not work.ledger.missing())
     return Summary(units=len(work.jobs), done=progress.done, failed=progress.failed, made=progress.done - done)
 
@@ -111,11 +114,15 @@ def sweep(grid: Grid, options: SweepOptions) -> Summary:
 def _compare(ledger: Ledger, whole: bool) -> None:
     """Hold certificates and attacks against each other, once for the parts that are there.
 
-    A shard leaves it to whoever ends the sweep, since all parts are read.
+    A shard leaves it to whoever ends the sweep, since all parts are read. While some are damaged, they are named again
+    each time.
     """
-    if whole and ledger.done() and not ledger.is_compared():
-        check_contradictions(load(ledger.folder / RESULTS, COMPARED))
-        ledger.mark_compared()
+    digest = ledger.digest()
+    if whole and ledger.done() and not ledger.is_compared(digest):
+        table = load(ledger.folder / RESULTS, COMPARED)
+        check_contradictions(table)
+        if SKIPPED not in table.attrs:
+            ledger.mark_compared(digest)
 
 
 def run_engine(grid: Grid, options: SweepOptions, work: Work) -> Generator[Outcome, None, None]:
@@ -125,6 +132,8 @@ def run_engine(grid: Grid, options: SweepOptions, work: Work) -> Generator[Outco
     place = Place(folder=folder, lines=lines, device=grid.device, thread_count=grid.threads)
     if not jobs:
         return
+    if options.engine != "serial":
+        work.shelf.clear()  # its memory is for the workers
     if options.engine == "serial":
         yield from run_serial(worker, jobs, grid.threads)
     elif options.engine == "local":
@@ -139,7 +148,7 @@ def run_engine(grid: Grid, options: SweepOptions, work: Work) -> Generator[Outco
 def devices(grid: Grid, workers: int | None) -> list[str]:
     """Give the device of each worker on this machine: the GPUs in turn, or the CPU for all."""
     if grid.device == "cpu":
-        return ["cpu"] * (workers or os.cpu_count() or 1)
+        return ["cpu"] * (workers or len(os.sched_getaffinity(0)))
     count = torch.cuda.device_count()
     return [f"cuda:{worker % count}" for worker in range(workers or count)]
 
@@ -151,7 +160,7 @@ class Estimate:
     Attributes:
         table: units by group.
         seconds: that the missing ones take on one worker.
-        failures: reasons of the groups whose unit failed when it was tried, by group.
+        failures: why units failed that were tried, by their groups.
     """
 
     table: pd.DataFrame
@@ -162,20 +171,26 @@ class Estimate:
 def estimate(grid: Grid, options: SweepOptions) -> Estimate:
     """List the units of a grid by group, and estimate the time of the missing ones.
 
-    One missing unit of each group is done for it and thrown away; nothing is written.
+    One missing unit of each model, source of images and method is done for it and thrown away; nothing is written.
 
     Raises:
         ValueError: the grid differs from the folder's, or cannot be planned.
     """
     work = look(grid, options)
-    first = {job.group: job for job in reversed(work.waiting)}
+    first = {_kind(job, work.plan): job for job in reversed(work.waiting)}
     with tempfile.TemporaryDirectory() as temporary, threads(grid.threads):
         worker = Worker(Path(temporary), work.plan.lines, work.shelf)
-        tried = {job.group: worker.run(job) for job in reversed(first.values())}
+        tried = {kind: worker.run(job) for kind, job in reversed(first.items())}
     listed = pd.DataFrame([(job.key, job.group) for job in work.jobs], columns=["key", "group"])
-    each = {group: outcome.seconds / outcome.job.samples for group, outcome in tried.items()}
+    each = {kind: outcome.seconds / outcome.job.samples for kind, outcome in tried.items()}
     return Estimate(
         table=table_status(listed, work.done, work.failed),
-        seconds=sum(each[job.group] * job.samples for job in work.waiting),
-        failures={group: outcome.reason for group, outcome in tried.items() if outcome.status == "failed"},
+        seconds=sum(each[_kind(job, work.plan)] * job.samples for job in work.waiting),
+        failures={one.job.group: one.reason for one in tried.values() if one.status == "failed"},
     )
+
+
+def _kind(job: Job, plan: Plan) -> tuple[object, ...]:
+    """Give what a unit's time depends on, about: model, images, method; neither question nor seed."""
+    line = plan.lines[job.line]
+    return line.source, line.data, line.options, job.group.partition(":")[0]

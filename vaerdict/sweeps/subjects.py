@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from vaerdict.data import Images, Split, load_images
 from vaerdict.models import GaussianVAE, load_vae, median_distance, vae_from_factory
@@ -36,13 +37,17 @@ def check_device(device: str) -> str:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Work with so many threads, since sums are rounded differently by their number; then as before."""
+    """Work with so many threads, torch's and those of other libraries; then as before.
+
+    Sums are rounded differently by their number.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with threadpool_limits(count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def load_model(source: ModelSource) -> GaussianVAE:
@@ -104,6 +109,7 @@ class Shelf:
         self.device = device
         self._source: ModelSource | None = None
         self._vae: GaussianVAE | None = None
+        self._sha256 = ""
         self._images: dict[DataOptions, Images] = {}
         self._typical: dict[str, float] = {}
 
@@ -114,6 +120,12 @@ class Shelf:
             self._vae, self._source = load_model(source).to(self.device), source
             self._sha256 = fingerprint(self._vae)
         return self._vae
+
+    def clear(self) -> None:
+        """Put everything away."""
+        self._vae, self._images, self._typical = None, {}, {}
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def sha256(self, source: ModelSource) -> str:
         """Give the fingerprint of a model."""

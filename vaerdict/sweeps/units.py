@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,16 +80,14 @@ class Subject:
         """Give the parts of the images, which depend on nothing but their number and the size of a chunk."""
         return _chunks(len(self.images.pixels), self.chunk)
 
-    def units(
-        self, kind: Literal["certificate", "attack"], what: str, facts: dict[str, Any], work: Callable[..., list[Row]]
-    ) -> list[Unit]:
+    def units(self, what: str, facts: dict[str, Any], work: Callable[..., list[Row]], **columns: Any) -> list[Unit]:
         """Name and pack the work on each chunk; `work` gets its place among the images, too.
 
         Args:
-            kind: of the rows.
             what: the method, in words.
             facts: all that the results depend on besides the subject; a list holds one value per chunk.
             work: makes a chunk's rows from the model, its images on the device, its place and the question.
+            columns: of the rows, where it fails.
         """
         model = self.model_sha256 or fingerprint(self.vae)
         shared = {"r": self.r, "p": self.p, "r_relative": self.r_relative, "seed": self.seed}
@@ -104,7 +102,7 @@ class Subject:
                     samples=part.stop - part.start,
                     what=what,
                     work=partial(self._work, work, part, ask),
-                    blame=partial(self._blame, kind, what, part, model),
+                    blame=partial(self._blame, {"method": what, **columns}, part, model),
                 )
             )
         return found
@@ -112,17 +110,11 @@ class Subject:
     def _work(self, work: Callable[..., list[Row]], part: slice, ask: dict[str, Any]) -> list[Row]:
         return work(self.vae, self.images.pixels[part].to(self.device), part, ask)
 
-    def _blame(
-        self, kind: Literal["certificate", "attack"], what: str, part: slice, model: str, reason: str
-    ) -> list[Row]:
+    def _blame(self, columns: dict[str, Any], part: slice, model: str, reason: str) -> list[Row]:
         pixels, ids = self.images.pixels[part].numpy(), self.images.sample_ids[part]
-        who = subjects(self.vae.name, model, self.images.name, pixels, ids)
-        strength: Literal["numerical", "empirical"] = "numerical" if kind == "certificate" else "empirical"
-        return [
-            Row(**one, kind=kind, strength=strength, method=what, r=self.r, r_relative=self.r_relative, p=self.p,
-                seed=self.seed, status="error", reason=reason, device=self.device)
-            for one in who
-        ]  # fmt: skip
+        asked = {"r": self.r, "r_relative": self.r_relative, "p": self.p, "seed": self.seed, "device": self.device}
+        told = {**columns, **asked, "status": "error", "reason": reason}
+        return [Row(**who, **told) for who in subjects(self.vae.name, model, self.images.name, pixels, ids)]
 
 
 def _chunks(count: int, size: int) -> list[slice]:
@@ -142,7 +134,10 @@ def certificate_units(subject: Subject, options: CertifyOptions) -> list[Unit]:
     def work(vae: GaussianVAE, images: Tensor, part: slice, ask: dict[str, Any]) -> list[Row]:
         return certify(vae, images, options=options, known=known, **ask)
 
-    units = subject.units("certificate", "certify", {"certify": asdict(options)}, work)
+    units = subject.units(
+        "certify", {"certify": asdict(options)}, work, kind="certificate", strength="numerical", norm=options.norm,
+        reconstruction=options.reconstruction, noise_std=options.noise_std or None,
+    )  # fmt: skip
     return [replace(unit, export=partial(_export, subject.vae, unit.key)) for unit in units]
 
 
@@ -178,10 +173,18 @@ def attack_units(subject: Subject, options: AttackOptions, folder: Path) -> list
         aim = _objective(targets, part)
         return attack(vae, images, radius=radius, objective=aim, **_search(subject, options, aim), **shared, **ask)
 
-    units = subject.units("attack", "attack margin", {**facts, "radius": None}, margin) if options.margin else []
+    columns = {
+        "kind": "attack",
+        "strength": "empirical",
+        "norm": options.norm,
+        "reconstruction": options.reconstruction,
+    }
+    units = subject.units("attack margin", {**facts, "radius": None}, margin, **columns) if options.margin else []
     for radius in options.radii:
         here = {**facts, **budget, "radius": radius}
-        units += subject.units("attack", f"attack radius {radius:g}", here, partial(fixed, radius))
+        units += subject.units(
+            f"attack radius {radius:g}", here, partial(fixed, radius), **columns, rho=radius, fixed_radius=True
+        )
     return units
 
 

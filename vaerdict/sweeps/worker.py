@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from vaerdict.options import require
 from vaerdict.results import Row, canonical_json, code_version, write_part
@@ -59,6 +60,7 @@ class Place:
     def open(self) -> "Worker":
         """Begin to work here, in this process."""
         torch.set_num_threads(self.thread_count)
+        threadpool_limits(self.thread_count)
         return Worker(self.folder, self.lines, Shelf(self.device))
 
 
@@ -94,7 +96,6 @@ class Worker:
             _stop_without_place(self._folder, error)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             return self.fail(job, reason, time.perf_counter() - began, traceback.format_exc())
-        (self._folder / FAILED / f"{job.key}.parquet").unlink(missing_ok=True)
         return Outcome(job, "done", time.perf_counter() - began)
 
     def fail(self, job: Job, reason: str, seconds: float, trace: str = "") -> Outcome:
@@ -111,7 +112,6 @@ class Worker:
             raise CannotLoad(f"expected the model and images of {job.group}, got {why}") from error
         rows = [replace(row, constants=canonical_json({"traceback": trace})) for row in unit.blame(reason)]
         self._write_failure(rows, job)
-        (self._folder / RESULTS / f"{job.key}.parquet").unlink(missing_ok=True)  # it was to be done again
         return Outcome(job, "failed", seconds, reason)
 
     def _write_failure(self, rows: list[Row], job: Job) -> None:

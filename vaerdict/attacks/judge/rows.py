@@ -99,6 +99,7 @@ def _file_name(row: Row, fixed: bool) -> str:
     radius = [f"{row.rho:.6g}"] if fixed else []
     # The digest keeps another question about the same sample from overwriting this witness.
     asked = (row.sample_sha256, row.dataset, row.r, row.p, row.reconstruction, row.rho, row.seed, row.constants)
-    digest = hashlib.sha256(repr(asked).encode()).hexdigest()
-    parts = [row.method, row.norm, *radius, str(row.sample_id), row.model_sha256[:8], digest[:8]]
+    found = (row.margin, row.damage, row.device)
+    digest = hashlib.sha256(repr((*asked, *found)).encode()).hexdigest()
+    parts = [row.method, row.norm, *radius, str(row.sample_id), row.model_sha256[:8], digest[:16]]
     return "-".join(parts) + ".npz"

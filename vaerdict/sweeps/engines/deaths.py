@@ -31,12 +31,13 @@ class Deaths:
         self._worker = worker
         self._count: Counter[str] = Counter()
 
-    def judge(self, job: Job, answer: Answer | None) -> Outcome | None:
+    def judge(self, job: Job, answer: Answer | None, why: str = "") -> Outcome | None:
         """Give the outcome of a unit; nothing where its worker died and it is to be repeated.
 
         Args:
             job: the unit.
             answer: what its worker sent, None where it died.
+            why: it died, as far as that is known.
 
         Raises:
             CannotGoOn: the disk is full, or the folder cannot be written; or a model cannot be loaded here, either.
@@ -45,10 +46,10 @@ class Deaths:
             return self._worker.fail(job, str(answer), 0.0)
         if isinstance(answer, CannotGoOn):
             raise answer
-        return self._of(job) if answer is None else answer
+        return self._of(job, why) if answer is None else answer
 
-    def _of(self, job: Job) -> Outcome | None:
+    def _of(self, job: Job, why: str) -> Outcome | None:
         self._count[job.key] += 1
         if self._count[job.key] < MOST:
             return None
-        return self._worker.fail(job, f"{MOST} workers died with it", 0.0)
+        return self._worker.fail(job, f"{MOST} workers died with it{': ' if why else ''}{why}", 0.0)

@@ -1,12 +1,14 @@
 """Processes on this machine, one per GPU or several on the CPU; one that dies is replaced and its unit repeated."""
 
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+from threading import Thread
 
 from vaerdict.sweeps.engines.deaths import Answer, Deaths, attempt
 from vaerdict.sweeps.plan import Job
@@ -111,8 +113,17 @@ class _Hand:
 
 
 def _serve(connection: Connection, place: Place) -> None:
-    """Do what is asked until the other side is gone."""
+    """Do what is asked until the other side is gone, and nothing after that."""
+    Thread(target=_end_with_the_other_side, daemon=True).start()
     worker = place.open()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             connection.send(attempt(worker, connection.recv()))
+
+
+def _end_with_the_other_side() -> None:
+    """End at once when who gives out the units is killed: another sweep may be doing this process's unit by then."""
+    other = parent_process()
+    assert other is not None
+    other.join()
+    os._exit(1)

@@ -86,11 +86,12 @@ def _run(ray: Any, hire: Callable[[], Any], count: int, jobs: Sequence[Job], dea
     while busy:
         [ready], _ = ray.wait(list(busy), num_returns=1)
         hand, job = busy.pop(ready)
+        answer, why = None, ""
         try:
             answer = ray.get(ready)
-        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
-            answer = None
-        outcome = deaths.judge(job, answer)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            why = " ".join(str(error).split())[-500:]
+        outcome = deaths.judge(job, answer, why)
         if outcome is None:
             waiting.appendleft(job)
         if waiting:
