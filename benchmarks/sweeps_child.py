@@ -48,8 +48,8 @@ def time_parts_of_units(grid: str, out: str, units: str) -> dict[str, Any]:
     """Time what a unit consists of in this process: its rows, their export and their part, in milliseconds."""
     from vaerdict.results import write_part
     from vaerdict.sweeps import read_grid
-    from vaerdict.sweeps.plan import make_plan, threads, units_of
-    from vaerdict.sweeps.subjects import Shelf
+    from vaerdict.sweeps.plan import make_plan, units_of
+    from vaerdict.sweeps.subjects import Shelf, threads
 
     given, shelf, folder = read_grid(Path(grid)), Shelf("cpu"), Path(out)
     spans: dict[str, list[float]] = {"rows": [], "export": [], "part": []}
