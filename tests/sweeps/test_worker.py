@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tests.sweeps.conftest import SAMPLES
 from vaerdict.results import SCHEMA, Row, files, load
 from vaerdict.sweeps import Grid
 from vaerdict.sweeps import worker as workers
+from vaerdict.sweeps.interrupt import remembered
 from vaerdict.sweeps.ledger import Ledger
 from vaerdict.sweeps.plan import make_plan
 from vaerdict.sweeps.subjects import Shelf
@@ -93,6 +96,30 @@ def test_a_failure_says_what_was_asked(attacks: Grid, tmp_path: Path) -> None:
     table = load(tmp_path / FAILED)
     for name, value in {"norm": "inf", "reconstruction": "mean", "rho": 0.5, "fixed_radius": True, "p": 0.5}.items():
         assert set(table[name]) == {value}, name
+
+
+def test_ctrl_c_that_comes_back_as_another_error_is_no_failure(
+    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a library that calls Python from C."""
+
+    def converted(*images: Any, **ask: Any) -> list[Row]:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemError("returned a result with an exception set") from None
+        return []
+
+    monkeypatch.setattr("vaerdict.sweeps.units.attack", converted)
+    with pytest.raises(KeyboardInterrupt), remembered():
+        of(plan, tmp_path).run(plan.jobs[0])
+    assert not (tmp_path / FAILED).exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_that_is_swallowed_stops_in_the_end() -> None:
+    with pytest.raises(KeyboardInterrupt), remembered(), suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

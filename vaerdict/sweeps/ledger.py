@@ -135,8 +135,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def table_status(jobs: pd.DataFrame, done: set[str], failed: set[str]) -> pd.DataFrame:
     """Count units by group: columns `group`, `units`, `done`, `failed`, `missing`.
 
-    >>> table_status(pd.DataFrame({"key": ["a", "b"], "group": ["g", "g"]}), {"a"}, set()).loc[0].to_list()
-    ['g', 2, 1, 0, 1]
+    >>> print(*table_status(pd.DataFrame({"key": ["a", "b"], "group": ["g", "g"]}), {"a"}, set()).loc[0])
+    g 2 1 0 1
     """
     is_done, is_failed = jobs["key"].isin(done), jobs["key"].isin(failed - done)
     counted = jobs.assign(units=1, done=is_done, failed=is_failed, missing=~(is_done | is_failed))

@@ -15,6 +15,7 @@ from vaerdict.results import COMPARED, SKIPPED, check_contradictions, load, remo
 from vaerdict.sweeps.engines.local import run_local, start_server
 from vaerdict.sweeps.engines.serial import run_serial
 from vaerdict.sweeps.grid import Grid
+from vaerdict.sweeps.interrupt import remembered, stop_if_interrupted
 from vaerdict.sweeps.ledger import Ledger, table_status
 from vaerdict.sweeps.plan import Job, Plan, make_plan
 from vaerdict.sweeps.progress import Progress
@@ -101,9 +102,10 @@ def sweep(grid: Grid, options: SweepOptions) -> Summary:
     kept = [job.key for job in work.jobs if job.key not in todo]
     done, failed = sum(key in work.done for key in kept), sum(key in work.failed for key in kept)
     progress = Progress("sweep", units=len(work.jobs), done=done, failed=failed, log_json=options.log_json)
-    with closing(progress), closing(run_engine(grid, options, work)) as outcomes:
+    with remembered(), closing(progress), closing(run_engine(grid, options, work)) as outcomes:
         for outcome in outcomes:
             progress.tell(outcome)
+            stop_if_interrupted()
             if options.max_failures is not None and progress.failed - failed >= options.max_failures:
                 break
     work.ledger.settle()

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from vaerdict.options import require
 from vaerdict.results import Row, canonical_json, code_version, write_part
+from vaerdict.sweeps.interrupt import stop_if_interrupted
 from vaerdict.sweeps.plan import Job, Line, units_of
 from vaerdict.sweeps.subjects import Shelf
 from vaerdict.sweeps.units import Unit
@@ -93,6 +94,7 @@ class Worker:
             unit.export(self._folder, rows)
             write_part(self._folder / RESULTS, rows, job.key)
         except Exception as error:  # whatever a model or a method raises is told in rows; others go on
+            stop_if_interrupted()  # it may be what is left of Ctrl-C, and no failure
             _stop_without_place(self._folder, error)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             return self.fail(job, reason, time.perf_counter() - began, traceback.format_exc())
