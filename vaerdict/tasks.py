@@ -239,11 +239,19 @@ def doctor_task() -> str:
     """Say what is installed, which device there is, and what is skipped without it."""
     lines = [f"vaerdict {metadata.version('vaerdict')}, torch {torch.__version__}, {torch.get_num_threads()} threads"]
     lines.append(f"GPU: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "GPU: none; runs on the CPU")
-    for name, use in {"foolbox": "attacks through FoolboxAttack; pip install 'foolbox>=3.3.4,<4'"}.items():
+    uses = {
+        "foolbox": "attacks through FoolboxAttack; pip install 'foolbox>=3.3.4,<4'",
+        "ray": "sweeps with --engine ray; pip install 'vaerdict[ray]'",
+    }
+    for name, use in uses.items():
         found = importlib.util.find_spec(name) is not None
         lines.append(f"{name}: {metadata.version(name) if found else 'missing'} ({use})")
     lines.append(f"{unavailable() or f'auto_LiRPA: {found_version()}, passes its canaries'} (bound propagation)")
-    for name, use in {"chromium": "opens the report", "pdflatex": "compiles the report's tables"}.items():
+    for name, use in {
+        "chromium": "opens the report",
+        "pdflatex": "compiles the report's tables",
+        "g++": "compiles steps of searches",
+    }.items():
         lines.append(f"{name}: {shutil.which(name) or f'missing; the test that {use} is skipped'}")
     return "\n".join(lines)
 

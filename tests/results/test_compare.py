@@ -1,6 +1,7 @@
 """Certificates and attacks meet, and a certificate that is beaten stops the run."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,15 @@ def test_a_failed_row_hides_no_good_one_and_a_weak_attack_no_strong_one() -> Non
     lines = sandwich(frame([failed, row(margin=0.25, unit_key="1"), *attacks]))
     assert lines[["certified", "attacked"]].values.tolist() == [[0.25, 0.5]]
     assert set(one_per_question(frame([failed, row(margin=0.25, unit_key="1")]))["status"]) == {"ok"}
+
+
+def test_the_best_of_several_draws_is_not_taken_whatever_their_methods() -> None:
+    """Each unit's confidence is its own: two units with one method each, then one unit with both."""
+    told = {"strength": "statistical", "constants": '{"samples":9}', "seed": 0}
+    small = row(method="shift", margin=0.2, unit_key="a", **told)
+    large = row(method="coupling", margin=0.7, unit_key="b", **told)
+    proved = row(method="isotropic", margin=0.1, unit_key="b")
+    by_strength = sandwich(frame([large, small, proved])).set_index("strength")["certified"]
+    assert by_strength.to_dict() == {"statistical": 0.2, "proved": 0.1}
+    together = [replace(one, unit_key="a") for one in (large, small)]
+    assert sandwich(frame(together))["certified"].tolist() == [0.7]

@@ -26,7 +26,7 @@ def one_per_question(table: pd.DataFrame) -> pd.DataFrame:
         _radius=table["rho"].where(table["fixed_radius"].eq(True)),
         _failed=table["status"].ne("ok"),
         _found=table["margin"].where(attack, 0.0),
-        _samples=pd.to_numeric(table["constants"].str.extract(r'"samples":(\d+)', expand=False)).where(~attack, 0.0),
+        _samples=_samples(table).where(~attack, 0.0),
     ).sort_values(
         ["_failed", "_found", "_samples", "seed", "unit_key"], ascending=[True, True, False, True, True], kind="stable"
     )
@@ -41,11 +41,28 @@ def sandwich(table: pd.DataFrame) -> pd.DataFrame:
     strength), `certified_by`, `attacked` (smallest attacked margin), `attacked_by`, `witness` (of that attack) and
     `ratio = certified / attacked`, besides `model`, `dataset`, `sample_id` and the key columns.
 
+    The statistical certificates of an image come from one unit of work: their confidence holds for all of a unit
+    together, so the best of several units' would have less of it.
+
     >>> from vaerdict.results import frame
     >>> "ratio" in sandwich(frame([]))
     True
     """
-    return _held_against(one_per_question(table))
+    return _held_against(one_per_question(_one_draw(table)))
+
+
+def _one_draw(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave the statistical certificates of one unit per image and question, chosen without a look at margins."""
+    drawn = table["kind"].eq("certificate") & table["strength"].eq("statistical") & table["status"].eq("ok")
+    units = table[drawn].assign(_samples=_samples(table[drawn]))
+    order = units.sort_values(["_samples", "seed", "unit_key"], ascending=[False, True, True], kind="stable")
+    chosen = order.groupby([*KEY, *_LABELS], dropna=False)["unit_key"].transform("first").reindex(units.index)
+    others = units.index[units["unit_key"] != chosen]
+    return table.drop(index=others)
+
+
+def _samples(table: pd.DataFrame) -> pd.Series:
+    return pd.to_numeric(table["constants"].str.extract(r'"samples":(\d+)', expand=False))
 
 
 def _held_against(table: pd.DataFrame) -> pd.DataFrame:
